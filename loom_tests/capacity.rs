@@ -1,0 +1,129 @@
+//! The bound of a lane and those who wait for room: `src/pool/lane.rs`, `src/pool/sending.rs`.
+
+use crate::support::{End, Log, at_once, key, one_worker, work_until};
+use keylane::loom_internals::block_on;
+use keylane::pool::{Outcome, SendError};
+use loom::thread;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Waker};
+
+/// If it fails: more jobs are in a lane than it has places for, or one that waits for room is not told of it and waits
+/// forever.
+#[test]
+fn no_more_than_the_capacity_is_in_a_lane_and_who_waits_gets_in() {
+    loom::model(|| {
+        let log = Log::new();
+        // Counted where loom does not look: up once a job is in, down before it is handled.
+        let taken = Arc::new(AtomicUsize::new(0));
+        let begun = Log::new();
+        let (pool, mut worker) = one_worker(1, &log, {
+            let begun = begun.clone();
+            move |n, _| {
+                begun.note(n);
+                Outcome::Done
+            }
+        });
+        let senders: Vec<_> = (1..=2)
+            .map(|n| {
+                let (pool, taken, begun) = (pool.clone(), taken.clone(), begun.clone());
+                thread::spawn(move || {
+                    block_on(pool.send(key(1), n)).expect("it is open");
+                    let taken = taken.fetch_add(1, Relaxed) + 1;
+                    assert!(taken <= begun.len() + 1, "a lane took more than its capacity");
+                })
+            })
+            .collect();
+        work_until(&mut worker, || log.len() == 2);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+    });
+}
+
+/// If it fails: who comes to wait just as others are woken is forgotten with them.
+#[test]
+fn who_comes_to_wait_while_others_are_woken_gets_in() {
+    loom::model(|| {
+        let log = Log::new();
+        let (pool, mut worker) = one_worker(1, &log, at_once);
+        pool.try_send(key(1), 1).expect("there is room");
+        // It waits already. Woken in vain, because another was faster, it comes to wait again.
+        let mut sending = pool.send(key(1), 2);
+        assert!(Pin::new(&mut sending).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let sender = thread::spawn(move || block_on(sending).expect("it is open"));
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                // Taken or refused: either way it is only in the way.
+                let _ = pool.try_send(key(1), 3);
+            })
+        };
+        work_until(&mut worker, || log.all().contains(&End::Handled(2)));
+        sender.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+/// If it fails: a place that was given back is not seen to be free in the queue.
+#[test]
+fn a_place_that_is_free_again_can_be_filled() {
+    loom::model(|| {
+        let log = Log::new();
+        let (pool, mut worker) = one_worker(1, &log, at_once);
+        pool.try_send(key(1), 1).expect("there is room");
+        let sender = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                while pool.try_send(key(1), 2).is_err() {
+                    thread::yield_now();
+                }
+            })
+        };
+        work_until(&mut worker, || log.len() == 2);
+        sender.join().unwrap();
+        assert_eq!(log.all(), [End::Handled(1), End::Handled(2)]);
+    });
+}
+
+/// If it fails: who waits for room in a lane that is closed waits forever.
+#[test]
+fn a_close_ends_the_wait_for_room() {
+    loom::model(|| {
+        let (pool, worker) = one_worker(1, &Log::new(), at_once);
+        pool.try_send(key(1), 1).expect("there is room");
+        let closer = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.close().wait())
+        };
+        assert_eq!(block_on(pool.send(key(1), 2)), Err(SendError::Closed(2)));
+        closer.join().unwrap();
+        drop(worker);
+    });
+}
+
+/// If it fails: who waits because of a reservation that came to nothing waits on although there is room, while the
+/// worker is busy with a long job.
+#[test]
+fn a_reservation_that_is_given_back_wakes_who_waited_because_of_it() {
+    loom::model(|| {
+        let log = Log::new();
+        let (pool, mut worker) = one_worker(2, &log, at_once);
+        let batch = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.try_send_batch(&mut vec![(key(1), 1), (key(1), 2)]))
+        };
+        let sender = {
+            let pool = pool.clone();
+            thread::spawn(move || block_on(pool.send(key(1), 3)).expect("it is open"))
+        };
+        let single = usize::from(pool.try_send(key(1), 4).is_ok());
+        let taken = batch.join().unwrap() + single;
+        if taken < 2 {
+            sender.join().unwrap();
+        } else {
+            work_until(&mut worker, || log.len() == 3);
+            sender.join().unwrap();
+        }
+    });
+}

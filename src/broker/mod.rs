@@ -1,0 +1,236 @@
+//! What a backend gives a bus: one small trait to publish through and one to consume through.
+//!
+//! Nothing here waits. A [`Broker`] answers a publish through its [`Ticket`], at once or later from a thread of its
+//! own; a [`Consumer`] hands over what is there and wakes its subscription through a `Waker` when there is more. The
+//! decisions (which record may start, what a failure leads to, which position to commit) are made above, once, so
+//! that every backend keeps the same promises.
+
+pub(crate) mod memory;
+
+use crate::clock::Clock;
+use crate::event::Record;
+use crate::listeners::Registration;
+use crate::sync::Arc;
+use std::ops::Range;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// What a backend can do beyond the contract, asked before a subscription or a publisher starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    /// A record can be given back with a delay (`Then::Redeliver`). Without it such a policy is refused at subscribe.
+    pub(crate) redeliver: bool,
+    /// Publishes that are in flight together are stored in the order of the calls, also when one is tried again.
+    /// Without it the publisher keeps at most one publish of a key in flight.
+    pub(crate) orders_publishes: bool,
+}
+
+/// A connection to a broker, shared by all publishers and subscriptions of a bus.
+pub(crate) trait Broker: Send + Sync + 'static {
+    /// The value of `messaging.system` in spans and metrics, and the scheme of its URL.
+    fn system(&self) -> &'static str;
+
+    fn capabilities(&self) -> Capabilities;
+
+    /// Where everything above reads the time.
+    fn clock(&self) -> Clock {
+        Clock::system()
+    }
+
+    /// How many partitions the topic has.
+    fn partitions(&self, topic: &str) -> Result<u32, BrokerError>;
+
+    /// Creates the topic unless it is there.
+    fn create_topic(&self, topic: &str) -> Result<(), BrokerError>;
+
+    /// Stores a record and answers through the ticket, exactly once, from any thread. Never blocks.
+    fn publish(&self, topic: &Arc<str>, record: Arc<Record>, ticket: Box<dyn Ticket>);
+
+    /// Stores a record and answers in the call, where the backend can; what fails is not stored.
+    fn append(&self, _topic: &Arc<str>, _record: &Arc<Record>) -> Option<Result<Stored, PublishFault>> {
+        None
+    }
+
+    /// Has `wake` called whenever a publish that was answered [`PublishFault::Full`] is worth another try, until the
+    /// registration is dropped. The wake may overtake the answer that it is for: a publish that is answered `Full`
+    /// after a wake that came since its call is tried again at once.
+    fn on_space(&self, wake: Waker) -> Registration;
+
+    /// Joins the group. `wake` is called whenever [`Consumer::poll`] may have something new.
+    fn subscribe(&self, spec: &ConsumerSpec, wake: Waker) -> Result<Box<dyn Consumer>, BrokerError>;
+}
+
+/// Where the answer to a publish goes.
+pub(crate) trait Ticket: Send {
+    fn answer(self: Box<Self>, result: Result<Stored, PublishFault>);
+}
+
+/// Where the broker put a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) partition: u32,
+    pub(crate) offset: u64,
+}
+
+/// Why the broker did not store a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PublishFault {
+    /// Worth another try after a backoff.
+    #[error("{0}")]
+    Transient(String),
+    /// The topic holds as much as it may; room comes when a group settles records, and a `wake` of the space
+    /// listener tells.
+    #[error("the topic is full")]
+    Full,
+    /// Another try gives the same answer.
+    #[error("{0}")]
+    Permanent(String),
+}
+
+/// What a subscription asks of a backend.
+#[derive(Debug, Clone)]
+pub(crate) struct ConsumerSpec {
+    pub(crate) topics: Vec<Arc<str>>,
+    pub(crate) group: Arc<str>,
+    pub(crate) start: Start,
+}
+
+/// Where a group that has no position yet begins.
+///
+/// ```
+/// use keylane::{Record, Start};
+///
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// # let (tell, told) = std::sync::mpsc::channel();
+/// bus.publish("orders", Record::new("before")).wait()?;
+/// let orders = bus.subscribe("orders").group("alerts").start(Start::Latest).handle(move |event| {
+///     tell.send(event.value().to_vec())?;
+///     Ok(())
+/// })?;
+/// orders.ready().wait()?;
+/// bus.publish("orders", Record::new("after")).wait()?;
+/// assert_eq!(told.recv()?, b"after");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// With the oldest record that is kept. The default.
+    #[default]
+    Earliest,
+    /// With the first record stored after the subscription joined.
+    Latest,
+}
+
+/// One member of a consumer group; owned by the thread of its subscription.
+pub(crate) trait Consumer: Send {
+    /// Appends what is there to `out`, at most `budget` of records, in order per partition. Never blocks.
+    ///
+    /// At least one record comes if one is there and `budget.records` is not 0, also when it is larger than
+    /// `budget.bytes`. Only a poll that had room for a record and found none is followed by a wake when there is
+    /// more; so is one that failed, when it is worth another try. What was not asked for (no room, paused) is not
+    /// announced again: poll again when there is room or after resuming.
+    fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError>;
+
+    /// Makes the position durable. A position of a generation that is gone is refused with `Fenced`.
+    fn commit(&mut self, partition: Partition, position: &Position) -> Result<(), BrokerError>;
+
+    /// Gives one record back, to be delivered again after the delay. Only where `Capabilities::redeliver` is true.
+    fn give_back(&mut self, partition: Partition, offset: u64, delay: Duration) -> Result<(), BrokerError>;
+
+    /// When the next record that was given back is due: no wake tells of it, the subscription polls again by then.
+    fn next_due(&self) -> Option<Instant>;
+
+    /// Answers [`Polled::Revoked`]: what started has ended and the position is committed; the partition may move.
+    fn release(&mut self, partition: Partition);
+
+    /// Stops and resumes handing out new records of one partition; membership goes on. What was given back comes all
+    /// the same: it may be what the partition was paused to wait for.
+    fn set_paused(&mut self, partition: Partition, is_paused: bool);
+}
+
+/// How much a poll may hand out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
+/// A partition as one member was assigned it. A later assignment of the same partition has a higher generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(clippy::struct_field_names, reason = "a partition's number has no other name in the field")]
+pub(crate) struct Partition {
+    /// Index into [`ConsumerSpec::topics`].
+    pub(crate) topic: u32,
+    pub(crate) partition: u32,
+    pub(crate) generation: u64,
+}
+
+/// How far a group is in a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Position {
+    /// The first offset that is not settled.
+    pub(crate) watermark: u64,
+    /// Offsets settled beyond the watermark, ascending and disjoint.
+    pub(crate) ahead: Vec<Range<u64>>,
+}
+
+/// One thing that a poll found.
+#[derive(Debug)]
+pub(crate) enum Polled {
+    /// Records of this partition follow from `position` on; what is settled ahead is not handed out again.
+    Assigned(Partition, Position),
+    /// The partition is wanted elsewhere: finish what started, commit, then [`Consumer::release`].
+    Revoked(Partition),
+    /// The partition is gone already; nothing may be committed.
+    Lost(Partition),
+    Record(Fetched),
+}
+
+/// A record as it arrives.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetched {
+    pub(crate) partition: Partition,
+    pub(crate) offset: u64,
+    pub(crate) record: Arc<Record>,
+    /// How often the broker handed it out before, as far as it knows.
+    pub(crate) redeliveries: u32,
+}
+
+/// What a broker refused, and why.
+///
+/// ```
+/// use keylane::{BrokerError, Record, memory::MemoryBroker};
+///
+/// let broker = MemoryBroker::builder().build();
+/// let refused = broker.append("orders", Record::new("paid")).unwrap_err();
+/// assert_eq!(refused, BrokerError::NoSuchTopic { topic: "orders".to_owned() });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The topic does not exist.
+    #[error("topic `{topic}` does not exist; create it, or allow it with `create_topics`")]
+    NoSuchTopic {
+        /// The topic asked for.
+        topic: String,
+    },
+    /// The partition has another owner by now.
+    #[error(
+        "partition {partition} of `{topic}` was assigned to another member; its position was not committed"
+    )]
+    Fenced {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+    },
+    /// The broker could not be asked, or failed; worth another try.
+    #[error("{0}")]
+    Transient(String),
+    /// The broker will not have it; another try gives the same answer.
+    #[error("{0}")]
+    Refused(String),
+    /// The bus is closed.
+    #[error("the bus is closed")]
+    Closed,
+}

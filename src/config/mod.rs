@@ -1,0 +1,385 @@
+//! Configuration: one struct, from code, TOML and the environment, checked before the first byte of I/O.
+//!
+//! Layers, each over the one before: the defaults, TOML, environment variables (`KEYLANE_` and the path in capitals,
+//! `__` between its levels: `KEYLANE_SUBSCRIPTION__WORKERS=4`), and for the section `[memory]` the options of a
+//! `memory:` URL. A key that does not exist is an error that names the nearest one.
+//!
+//! In TOML, durations are strings of a whole number and a unit (`ns`, `us`, `ms`, `s`, `m`, `h`): `"100ms"`. In
+//! environment variables and URLs, lists are separated by commas.
+//!
+#![doc = include_str!("keys.md")]
+
+mod duration;
+mod keys;
+mod load;
+pub(crate) mod names;
+mod suggest;
+mod url;
+
+pub use url::{BusUrl, Credentials, Host, Scheme, Secret};
+
+use crate::policy::{DeadLetter, FailurePolicy, Jitter, Retry, Then};
+use crate::pool::Idle;
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::time::Duration;
+
+/// Everything about a bus that can be set. The keys, defaults and ranges are in the table of [this module](self).
+///
+/// It is a plain value: [`validate`](Self::validate) is run by connecting, whatever it was made from. `Deserialize`
+/// reads it as a section of a program's own configuration, with the same errors as [`from_toml`](Self::from_toml);
+/// `Serialize` and `Debug` write `***` for a password or a token in the URL.
+///
+/// ```
+/// use keylane::Config;
+/// use std::time::Duration;
+///
+/// let mut config = Config::load(
+///     Some("[subscription]\nworkers = 2\ndrain_timeout = '5s'"),
+///     [("KEYLANE_SUBSCRIPTION__WORKERS".to_owned(), "4".to_owned())],
+/// )?;
+/// assert_eq!(config.subscription.workers, keylane::config::Workers::Count(4));
+/// assert_eq!(config.subscription.drain_timeout, Duration::from_secs(5));
+///
+/// config.publisher.records = 0;
+/// assert_eq!(
+///     config.validate().unwrap_err().to_string(),
+///     "`publisher.records` = 0 is out of range; expected 1 to 1048576"
+/// );
+/// # Ok::<(), keylane::ConfigError>(())
+/// ```
+#[derive(Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where the bus is, see [`BusUrl`]; default `memory:`.
+    #[serde(serialize_with = "url_text")]
+    pub url: String,
+    /// What the publisher may have under way.
+    pub publisher: PublisherConfig,
+    /// What every subscription starts from.
+    pub subscription: SubscriptionConfig,
+    /// The memory bus, read for `memory:` only.
+    pub memory: MemoryConfig,
+}
+
+/// The section `[publisher]`: what may be published and not acknowledged yet.
+///
+/// ```
+/// use keylane::Config;
+///
+/// let config = Config::from_toml("publisher = { records = 64, bytes = 2097152 }")?;
+/// assert_eq!((config.publisher.records, config.publisher.bytes), (64, 2 << 20));
+/// assert_eq!(config.publisher.max_record_bytes, 1 << 20, "the default");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PublisherConfig {
+    /// Unacknowledged publishes; at the limit a publish waits. 1 to 1,048,576, default 1,024.
+    pub records: usize,
+    /// Their bytes; at least [`max_record_bytes`](Self::max_record_bytes), up to 64 GiB, default 16 MiB.
+    pub bytes: usize,
+    /// The longest record that may be published; 1 byte to 1 GiB, default 1 MiB.
+    pub max_record_bytes: usize,
+}
+
+/// The section `[subscription]`: the defaults of every subscription, which each may override.
+///
+/// ```
+/// use keylane::Config;
+/// use std::time::Duration;
+///
+/// let config = Config::from_toml("[subscription]\nin_flight_records = 256\ndrain_timeout = '3s'")?;
+/// assert_eq!(config.subscription.in_flight_records, 256);
+/// assert_eq!(config.subscription.drain_timeout, Duration::from_secs(3));
+/// assert_eq!(config.subscription.handler_deadline, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubscriptionConfig {
+    /// Worker threads; 0 to 1,024, default [`Workers::Auto`].
+    pub workers: Workers,
+    /// Records delivered and not settled; at the limit fetching rests. 1 to 1,048,576, default 4,096.
+    pub in_flight_records: usize,
+    /// Their bytes; at least [`max_record_bytes`](Self::max_record_bytes), up to 64 GiB, default 64 MiB.
+    pub in_flight_bytes: usize,
+    /// Records of one partition from the first unsettled to the newest delivered; at the limit that partition rests.
+    /// 1 to 16,777,216, default 100,000.
+    pub watermark_distance: usize,
+    /// The longest record that is handled, a longer one is a terminal failure; 1 byte to 1 GiB, default 1 MiB.
+    pub max_record_bytes: usize,
+    /// How long running handlers may take to finish when a partition is taken away; up to 1 h, default 10 s.
+    #[serde(serialize_with = "duration_text")]
+    pub drain_timeout: Duration,
+    /// How often a position that moved is committed; 1 ms to 1 h, default none: as the backend does best, which is at
+    /// each turn in memory and every 200 ms where a commit is a round trip.
+    #[serde(serialize_with = "interval_text")]
+    pub commit_interval: Option<Duration>,
+    /// A blocking handler that runs longer shows in health; 1 ms to 24 h, default 30 s.
+    #[serde(serialize_with = "duration_text")]
+    pub hung_after: Duration,
+    /// How long an async handler may take before it is cancelled and has failed; 1 ms to 24 h, default none.
+    #[serde(serialize_with = "deadline_text")]
+    pub handler_deadline: Option<Duration>,
+    /// What a worker with nothing to do does; default [`Idle::Adaptive`].
+    #[serde(serialize_with = "idle_text")]
+    pub idle: Idle,
+    /// How a failed record is tried again.
+    pub retry: RetryConfig,
+    /// What follows when the attempts are over; default [`ThenConfig::Hold`].
+    pub then: ThenConfig,
+}
+
+/// The section `[subscription.retry]`.
+///
+/// ```
+/// use keylane::{Config, config::Attempts};
+/// use std::time::Duration;
+///
+/// let config = Config::from_toml("[subscription.retry]\nattempts = 5\nmax = '10s'")?;
+/// let retry = config.subscription.retry;
+/// assert_eq!(retry.attempts, Attempts::Limited(5));
+/// assert_eq!((retry.initial, retry.max), (Duration::from_millis(100), Duration::from_secs(10)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RetryConfig {
+    /// How often a record is tried, the first time counted; 1 to 1,000,000, default [`Attempts::Forever`].
+    pub attempts: Attempts,
+    /// The wait before the second attempt; 1 ms to 24 h, default 100 ms.
+    #[serde(serialize_with = "duration_text")]
+    pub initial: Duration,
+    /// The longest wait; at least [`initial`](Self::initial), up to 24 h, default 30 s.
+    #[serde(serialize_with = "duration_text")]
+    pub max: Duration,
+    /// What each wait is multiplied by for the next; 1 to 100, default 2.
+    pub factor: f64,
+    /// How a wait is drawn; default [`Jitter::Full`].
+    #[serde(serialize_with = "jitter_text")]
+    pub jitter: Jitter,
+}
+
+/// The section `[memory]`, which the options of a `memory:` URL override.
+///
+/// ```
+/// let config = keylane::Config::from_toml("[memory]\npartitions = 8\ntopics = ['orders', 'payments']")?;
+/// assert_eq!(config.memory.partitions, 8);
+/// let bus = keylane::connect_with(config).wait()?;
+/// assert!(bus.publish("payments", keylane::Record::new("paid")).wait()?.partition() < 8);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryConfig {
+    /// Partitions of each topic that is created; 1 to 1,024, default 4.
+    pub partitions: usize,
+    /// Records that a topic keeps; what a group has not settled is never dropped, publishing waits instead.
+    /// 1 to 1,073,741,824, default 100,000.
+    pub retention_records: usize,
+    /// Their bytes; at least [`PublisherConfig::max_record_bytes`], up to 64 GiB, default 256 MiB.
+    pub retention_bytes: usize,
+    /// Whether a topic that does not exist is created when it is first used; default false.
+    pub create_topics: bool,
+    /// Topics created at connect, each once; default none.
+    pub topics: Vec<String>,
+}
+
+/// How many worker threads a subscription has.
+///
+/// ```
+/// use keylane::{Config, config::Workers};
+///
+/// assert_eq!(Config::default().subscription.workers, Workers::Auto);
+/// assert_eq!(Config::from_toml("subscription.workers = 4")?.subscription.workers, Workers::Count(4));
+/// assert_eq!(Config::from_toml("subscription.workers = 'auto'")?.subscription.workers, Workers::Auto);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// As many as the machine runs at once; in TOML `"auto"`.
+    Auto,
+    /// That many; 0: handled on the delivering thread.
+    Count(usize),
+}
+
+/// How often a record is tried.
+///
+/// ```
+/// use keylane::{Config, config::Attempts};
+///
+/// let attempts = |toml| Config::from_toml(toml).map(|config| config.subscription.retry.attempts);
+/// assert_eq!(attempts("subscription.retry.attempts = 'forever'")?, Attempts::Forever);
+/// assert_eq!(attempts("subscription.retry.attempts = 3")?, Attempts::Limited(3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempts {
+    /// Until it succeeds; in TOML `"forever"`.
+    Forever,
+    /// That often, the first time counted.
+    Limited(u32),
+}
+
+/// The section `[subscription.then]`: what follows when the attempts are over.
+///
+/// A layer that sets another `kind` than the layer below drops what belonged to that.
+///
+/// ```
+/// use keylane::{Config, config::ThenConfig};
+///
+/// let config = Config::from_toml("subscription.then = { kind = 'dead_letter', topic = 'orders.dead' }")?;
+/// assert_eq!(config.subscription.then, ThenConfig::DeadLetter { topic: "orders.dead".to_owned() });
+/// assert_eq!(Config::default().subscription.then, ThenConfig::Hold);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ThenConfig {
+    /// The record goes to another topic.
+    DeadLetter {
+        /// That topic; needed.
+        topic: String,
+    },
+    /// The key waits for an operator.
+    Hold,
+    /// The record is settled and counted.
+    Discard,
+    /// The subscription stops.
+    Halt,
+    /// The record is given back to the broker: other records of its key overtake it.
+    Redeliver {
+        /// When it is delivered again; needed, 1 ms to 24 h.
+        #[serde(serialize_with = "duration_text")]
+        delay: Duration,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: "memory:".to_owned(),
+            publisher: PublisherConfig { records: 1024, bytes: 16 << 20, max_record_bytes: 1 << 20 },
+            subscription: SubscriptionConfig {
+                workers: Workers::Auto,
+                in_flight_records: 4096,
+                in_flight_bytes: 64 << 20,
+                watermark_distance: 100_000,
+                max_record_bytes: 1 << 20,
+                drain_timeout: Duration::from_secs(10),
+                commit_interval: None,
+                hung_after: Duration::from_secs(30),
+                handler_deadline: None,
+                idle: Idle::Adaptive,
+                retry: RetryConfig {
+                    attempts: Attempts::Forever,
+                    initial: Duration::from_millis(100),
+                    max: Duration::from_secs(30),
+                    factor: 2.0,
+                    jitter: Jitter::Full,
+                },
+                then: ThenConfig::Hold,
+            },
+            memory: MemoryConfig {
+                partitions: 4,
+                retention_records: 100_000,
+                retention_bytes: 256 << 20,
+                create_topics: false,
+                topics: Vec::new(),
+            },
+        }
+    }
+}
+
+impl SubscriptionConfig {
+    /// What a failure leads to in a subscription to Envelopes that says nothing else.
+    pub(crate) fn policy(&self) -> FailurePolicy {
+        let RetryConfig { attempts, initial, max, factor, jitter } = self.retry;
+        let mut retry = Retry::exponential(initial..max).factor(factor).jitter(jitter);
+        if let Attempts::Limited(attempts) = attempts {
+            retry = retry.attempts(attempts);
+        }
+        let then = match &self.then {
+            ThenConfig::DeadLetter { topic } => Then::from(DeadLetter::to(topic)),
+            ThenConfig::Hold => Then::Hold,
+            ThenConfig::Discard => Then::Discard,
+            ThenConfig::Halt => Then::Halt,
+            ThenConfig::Redeliver { delay } => Then::Redeliver { delay: *delay },
+        };
+        FailurePolicy { retry, then }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &url::redacted(&self.url))
+            .field("publisher", &self.publisher)
+            .field("subscription", &self.subscription)
+            .field("memory", &self.memory)
+            .finish()
+    }
+}
+
+pub(crate) fn idle(idle: Idle) -> String {
+    match idle {
+        Idle::Park => "park".to_owned(),
+        Idle::Adaptive => "adaptive".to_owned(),
+        Idle::Spin(time) => format!("spin:{}", duration::format(time)),
+    }
+}
+
+fn idle_text<S: Serializer>(value: &Idle, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&idle(*value))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference to the field")]
+fn jitter_text<S: Serializer>(jitter: &Jitter, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match jitter {
+        Jitter::Full => "full",
+        Jitter::None => "none",
+    })
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Count(n) => n.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for Attempts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Forever => serializer.serialize_str("forever"),
+            Self::Limited(n) => n.serialize(serializer),
+        }
+    }
+}
+
+fn url_text<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&url::redacted(url))
+}
+
+fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&duration::format(*duration))
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn interval_text<S: Serializer>(interval: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match interval {
+        Some(interval) => duration_text(interval, serializer),
+        None => serializer.serialize_str("auto"),
+    }
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn deadline_text<S: Serializer>(deadline: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match deadline {
+        Some(deadline) => duration_text(deadline, serializer),
+        None => serializer.serialize_str("none"),
+    }
+}

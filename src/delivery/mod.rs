@@ -1,0 +1,9 @@
+//! What happens to a record between its delivery and its settling: which were delivered and are settled, what a
+//! failure leads to, and what a dead letter says.
+//!
+//! Decisions only: values in, values out, with no thread, clock or socket.
+
+pub(crate) mod dead_letter;
+pub(crate) mod ledger;
+pub(crate) mod partitions;
+pub(crate) mod retry;

@@ -1,0 +1,145 @@
+//! Counters of a subscription, and their snapshot.
+
+use crate::sync::{AtomicU64, Ordering};
+use crossbeam_utils::CachePadded;
+use std::time::Duration;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What one worker counts in a turn, added to the subscription's counters at its end.
+        #[derive(Debug, Default)]
+        pub(crate) struct Tally { $(pub(crate) $name: u64,)* pub(crate) handling_ns: u64, pub(crate) handling_max_ns: u64 }
+
+        #[derive(Debug, Default)]
+        struct Sums { $($name: AtomicU64,)* handling_ns: AtomicU64, handling_max_ns: AtomicU64 }
+
+        /// The counters of a subscription, or of all subscriptions of a bus, at one moment. Records unless said
+        /// otherwise; each since the start.
+        ///
+        /// ```
+        /// use keylane::Record;
+        ///
+        /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+        /// let orders = bus.subscribe("orders").group("billing").handle(|event| {
+        ///     if event.value() == b"paid" { Ok(()) } else { Err("not paid".into()) }
+        /// })?;
+        /// bus.publish("orders", Record::new("paid")).wait()?;
+        /// bus.publish("orders", Record::new("placed")).wait()?;
+        /// while orders.stats().succeeded + orders.stats().discarded < 2 {
+        ///     std::thread::yield_now();
+        /// }
+        /// let stats = orders.stats();
+        /// assert_eq!((stats.succeeded, stats.failed, stats.retried), (1, 1, 0));
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            /// Published through this bus and acknowledged by the broker; 0 for a single subscription.
+            pub published: u64,
+            $($(#[$doc])* pub $name: u64,)*
+            /// Keys that wait just now: for a retry, a dead letter, an operator, or a future.
+            pub waiting_keys: u64,
+            /// Delivered and neither settled nor returned just now.
+            pub in_flight: u64,
+            /// The largest number of records that one worker has just now, queued, waiting and running.
+            pub lane_depth: u64,
+            /// Time spent in handlers, from the start of an attempt to its end, summed over workers.
+            pub handling_time: Duration,
+            /// The longest single attempt.
+            pub handling_time_max: Duration,
+        }
+
+        impl Counters {
+            /// Adds what a worker counted, and empties it.
+            pub(crate) fn add(&self, tally: &mut Tally) {
+                let Tally { $($name,)* handling_ns, handling_max_ns } = std::mem::take(tally);
+                // ORDERING: Relaxed, here and below; each counter stands for itself.
+                $(if $name > 0 { self.0.$name.fetch_add($name, Ordering::Relaxed); })*
+                if handling_ns > 0 {
+                    self.0.handling_ns.fetch_add(handling_ns, Ordering::Relaxed);
+                    self.0.handling_max_ns.fetch_max(handling_max_ns, Ordering::Relaxed);
+                }
+            }
+
+            /// The counters now; the gauges are left at 0.
+            pub(crate) fn snapshot(&self) -> Stats {
+                // ORDERING: Relaxed; a snapshot of counters that go on.
+                Stats {
+                    $($name: self.0.$name.load(Ordering::Relaxed),)*
+                    handling_time: Duration::from_nanos(self.0.handling_ns.load(Ordering::Relaxed)),
+                    handling_time_max: Duration::from_nanos(self.0.handling_max_ns.load(Ordering::Relaxed)),
+                    ..Stats::default()
+                }
+            }
+        }
+
+        impl Stats {
+            /// The sum of two: counters and gauges added, maxima kept.
+            #[must_use]
+            pub(crate) fn plus(self, other: Self) -> Self {
+                Self {
+                    published: self.published + other.published,
+                    $($name: self.$name + other.$name,)*
+                    waiting_keys: self.waiting_keys + other.waiting_keys,
+                    in_flight: self.in_flight + other.in_flight,
+                    lane_depth: self.lane_depth.max(other.lane_depth),
+                    handling_time: self.handling_time + other.handling_time,
+                    handling_time_max: self.handling_time_max.max(other.handling_time_max),
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Delivered by the broker, redeliveries included.
+    consumed,
+    /// Whose handler returned `Ok`.
+    succeeded,
+    /// Attempts that failed: errors, panics, missed deadlines, bytes that are no Envelope.
+    failed,
+    /// Attempts that were followed by another.
+    retried,
+    /// Attempts in which the handler panicked.
+    panicked,
+    /// Handlers with state of their own that were made anew after a panic.
+    restarts,
+    /// Written to the dead-letter topic and acknowledged there.
+    dead_lettered,
+    /// Settled without success by policy, by an operator's skip, or because they were plain records.
+    discarded,
+    /// Given back to the broker with a delay.
+    redelivered,
+    /// That had no aggregate id and so no order.
+    without_aggregate,
+}
+
+/// The counters of one subscription. On cache lines of their own: workers add to them while the intake reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counters(CachePadded<Sums>);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_workers_count_adds_up_and_the_longest_attempt_is_kept() {
+        let counters = Counters::default();
+        let mut tally = Tally { succeeded: 2, handling_ns: 50, handling_max_ns: 40, ..Tally::default() };
+        counters.add(&mut tally);
+        assert_eq!(tally.succeeded, 0, "a tally is added once");
+        counters.add(&mut Tally {
+            succeeded: 1,
+            failed: 1,
+            handling_ns: 30,
+            handling_max_ns: 30,
+            ..Tally::default()
+        });
+        let stats = counters.snapshot();
+        assert_eq!((stats.succeeded, stats.failed), (3, 1));
+        assert_eq!(stats.handling_time, Duration::from_nanos(80));
+        assert_eq!(stats.handling_time_max, Duration::from_nanos(40));
+        assert_eq!(stats.plus(stats).succeeded, 6);
+    }
+}

@@ -1,0 +1,4 @@
+//! What can be seen of a bus while it runs: counters, and what is wrong just now.
+
+pub(crate) mod health;
+pub(crate) mod metrics;

@@ -1,0 +1,193 @@
+//! What every operation that waits returns: a value that is a `Future` and has `.wait()`.
+
+use crate::park::{Backoff, Parker};
+use crate::pool::{Ask, Completion, completion};
+#[cfg(not(loom))]
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// An operation under way: a future that any runtime can await, and that a plain thread can [`wait`](Op::wait) for.
+///
+/// The operation began when the call that returned this was made; dropping it does not undo it. No runtime is
+/// involved: whoever completes the operation wakes the task or the thread.
+///
+/// ```
+/// let bus = keylane::connect("memory:").wait()?;
+/// let report = bus.close(std::time::Duration::from_secs(1)).wait();
+/// assert!(report.unacknowledged == 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "an operation is under way; await it or call `.wait()` to learn how it ended"]
+pub struct Op<T>(State<T>);
+
+enum State<T> {
+    Ready(Option<T>),
+    Pending { answer: Completion<(), T>, if_abandoned: fn() -> T },
+}
+
+impl<T> Unpin for Op<T> {}
+
+impl<T> Op<T> {
+    /// An operation that is over already.
+    pub(crate) fn ready(value: T) -> Self {
+        Self(State::Ready(Some(value)))
+    }
+
+    /// An operation and the side that completes it. Dropped without completing, it answers `if_abandoned`.
+    pub(crate) fn pending(if_abandoned: fn() -> T) -> (Promise<T>, Self) {
+        let (ask, answer) = completion((), 0);
+        ask.start();
+        (Promise(ask), Self(State::Pending { answer, if_abandoned }))
+    }
+
+    /// Whether the operation is over, so that awaiting it does not wait.
+    ///
+    /// ```
+    /// # use keylane::{Config, Record, memory::MemoryBroker};
+    /// # let broker = MemoryBroker::builder().topic("orders").build();
+    /// # let bus = broker.connect(Config::default())?;
+    /// broker.faults().pause_deliveries(true);
+    /// let publish = bus.publish("orders", Record::new("paid"));
+    /// assert!(!publish.is_done(), "the broker has not answered");
+    /// broker.faults().pause_deliveries(false);
+    /// while !publish.is_done() {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(publish.wait().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_done(&self) -> bool {
+        match &self.0 {
+            State::Ready(_) => true,
+            State::Pending { answer, .. } => answer.is_done(),
+        }
+    }
+
+    /// Blocks the calling thread until the operation is over, and returns its result.
+    ///
+    /// # Blocking
+    /// For as long as the operation takes; async code awaits it instead.
+    ///
+    /// ```
+    /// let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// let receipt = bus.publish("orders", keylane::Record::new("paid")).wait()?;
+    /// assert_eq!(receipt.topic(), "orders");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait(mut self) -> T {
+        look_until(|| self.is_done());
+        block_on(&mut self)
+    }
+
+    /// Blocks until the operation is over, or for as long as `limit`.
+    ///
+    /// # Errors
+    /// The operation itself when the time is over first; it goes on.
+    ///
+    /// # Blocking
+    /// For as long as `limit`.
+    ///
+    /// ```
+    /// # use keylane::{Config, Record, memory::MemoryBroker};
+    /// # use std::time::Duration;
+    /// # let broker = MemoryBroker::builder().topic("orders").build();
+    /// # let bus = broker.connect(Config::default())?;
+    /// broker.faults().pause_deliveries(true);
+    /// let publish = bus.publish("orders", Record::new("paid"));
+    /// let publish = publish.wait_timeout(Duration::from_millis(1)).expect_err("the broker has not answered");
+    /// broker.faults().pause_deliveries(false);
+    /// assert!(publish.wait().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_timeout(mut self, limit: Duration) -> Result<T, Self> {
+        block_on_timeout(&mut self, limit).ok_or(self)
+    }
+}
+
+impl<T> Future for Op<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match &mut self.0 {
+            State::Ready(value) => {
+                Poll::Ready(value.take().expect("an operation was polled after it was over"))
+            }
+            State::Pending { answer, if_abandoned } => {
+                let answer = std::task::ready!(Pin::new(answer).poll(cx));
+                Poll::Ready(answer.unwrap_or_else(|_| if_abandoned()))
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Op<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Op").field("is_done", &self.is_done()).finish_non_exhaustive()
+    }
+}
+
+/// The side that completes an [`Op`].
+pub(crate) struct Promise<T>(Ask<(), T>);
+
+impl<T> Promise<T> {
+    /// Whether the operation was dropped: nobody waits for it.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.0.is_detached()
+    }
+
+    pub(crate) fn complete(self, value: T) {
+        self.0.finish(Ok(value));
+    }
+}
+
+#[cfg(not(loom))]
+thread_local! {
+    /// Kept, so that waiting allocates nothing. Taken out while in use: a wait inside a wait gets one of its own.
+    static PARKER: RefCell<Option<Parker>> = const { RefCell::new(None) };
+}
+
+/// Looks for a moment whether something is done, so that what is about to be costs no sleep.
+pub(crate) fn look_until(is_done: impl Fn() -> bool) {
+    let mut backoff = Backoff::default();
+    while !is_done() && !backoff.is_over() {
+        backoff.snooze();
+    }
+}
+
+/// Runs a future to its end on this thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    block_until(future, None).expect("there is no time limit")
+}
+
+/// Runs a future to its end on this thread, for as long as `limit`.
+pub(crate) fn block_on_timeout<F: Future>(future: F, limit: Duration) -> Option<F::Output> {
+    // A limit beyond what the clock can express is no limit.
+    block_until(future, Instant::now().checked_add(limit))
+}
+
+fn block_until<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output> {
+    let mut future = pin!(future);
+    if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Some(value);
+    }
+    #[cfg(not(loom))]
+    let parker = PARKER.with(RefCell::take).unwrap_or_else(Parker::new);
+    #[cfg(loom)]
+    let parker = Parker::new();
+    let mut cx = Context::from_waker(parker.waker());
+    let mut is_over = false;
+    let value = loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(value) => break Some(value),
+            Poll::Pending if is_over => break None,
+            Poll::Pending => is_over = !parker.park_until(until),
+        }
+    };
+    #[cfg(not(loom))]
+    PARKER.with(|kept| *kept.borrow_mut() = Some(parker));
+    value
+}

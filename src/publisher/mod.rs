@@ -1,0 +1,748 @@
+//! The front through which every backend publishes: bounded, in order per key, tried again until the broker answers.
+
+mod line;
+
+use crate::broker::{Broker, PublishFault, Stored, Ticket};
+use crate::clock::{Clock, after};
+use crate::error::NameError;
+use crate::event::Record;
+use crate::listeners::Registration;
+use crate::op::{Op, Promise};
+use crate::park::Parker;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
+use line::{Do, Id, Line, Offer, Room};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::ControlFlow;
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// Where a published record is stored.
+///
+/// ```
+/// use keylane::{Receipt, Record};
+///
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let receipt: Receipt = bus.publish("orders", Record::new("paid")).wait()?;
+/// assert_eq!((receipt.topic(), receipt.offset()), ("orders", 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    topic: Arc<str>,
+    stored: Stored,
+}
+
+impl Receipt {
+    /// The topic.
+    ///
+    /// ```
+    /// # let bus = keylane::connect("memory:?topics=orders,payments").wait()?;
+    /// let receipt = bus.publish("payments", keylane::Record::new("paid")).wait()?;
+    /// assert_eq!(receipt.topic(), "payments");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The partition; 0 where the broker has none.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// let bus = keylane::connect("memory:?topics=orders&partitions=8").wait()?;
+    /// let placed = bus.publish("orders", Record::new("placed").with_key("order-42")).wait()?;
+    /// let paid = bus.publish("orders", Record::new("paid").with_key("order-42")).wait()?;
+    /// assert!(placed.partition() < 8);
+    /// assert_eq!(paid.partition(), placed.partition(), "one key, one partition");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn partition(&self) -> u32 {
+        self.stored.partition
+    }
+
+    /// The offset in the partition (on a stream, the sequence).
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// let bus = keylane::connect("memory:?topics=orders&partitions=1").wait()?;
+    /// let placed = bus.publish("orders", Record::new("placed")).wait()?;
+    /// let paid = bus.publish("orders", Record::new("paid")).wait()?;
+    /// assert_eq!((placed.offset(), paid.offset()), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn offset(&self) -> u64 {
+        self.stored.offset
+    }
+}
+
+/// Why a record was not published.
+///
+/// ```
+/// use keylane::{PublishError, Record};
+///
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let refused = bus.publish("orders paid", Record::new("paid")).wait();
+/// assert!(matches!(refused, Err(PublishError::Name(error)) if error.kind == "topic"));
+/// let refused = bus.publish("orders", Record::new(vec![0; 2 << 20])).wait();
+/// assert!(matches!(refused, Err(PublishError::TooLarge { limit: 1_048_576, .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The topic, the key or a header is not valid; nothing was sent.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The record is longer than `publisher.max_record_bytes`; nothing was sent.
+    #[error("a record of {size} bytes for `{topic}` is too large; at most {limit} are published")]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// Key, value and headers together.
+        size: usize,
+        /// What is accepted.
+        limit: usize,
+    },
+    /// The broker refused it, and would again.
+    #[error("the broker refused a record for `{topic}`: {reason}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// The bus was closed before the broker had acknowledged the record; it may be stored all the same.
+    #[error("the bus is closed")]
+    Closed,
+}
+
+/// Why a record was not published at once.
+///
+/// ```
+/// use keylane::{Record, TryPublishError};
+///
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let unsent = match bus.try_publish("orders paid", Record::new("paid")) {
+///     Ok(publish) => publish.wait().err().map(TryPublishError::from),
+///     Err(error) => Some(error),
+/// };
+/// assert!(matches!(unsent, Some(TryPublishError::Failed(error)) if error.to_string().contains("orders paid")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryPublishError {
+    /// The publisher's bounds are reached, or the topic is full; the record is in here.
+    #[error("there is no room to publish")]
+    Full(Record),
+    /// It can't be published at all.
+    #[error(transparent)]
+    Failed(#[from] PublishError),
+}
+
+/// The limits of a publisher.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Unacknowledged records.
+    pub(crate) records: usize,
+    /// Their bytes.
+    pub(crate) bytes: usize,
+    pub(crate) max_record_bytes: usize,
+}
+
+/// What a publisher has done and has under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PublisherStats {
+    pub(crate) published: u64,
+    pub(crate) retried: u64,
+    pub(crate) unacknowledged: u64,
+    pub(crate) waiting_for_room: u64,
+}
+
+/// A cheap handle: clones are the same publisher.
+#[derive(Clone)]
+pub(crate) struct Publisher(Arc<Inner>);
+
+struct Inner {
+    broker: Arc<dyn Broker>,
+    bounds: Bounds,
+    clock: Clock,
+    state: Mutex<State>,
+    topics: Mutex<HashSet<Arc<str>>>,
+    /// Something is in the line. While it is empty a publish that the broker answers at once goes past it.
+    is_busy: AtomicBool,
+    is_closed: AtomicBool,
+    published: AtomicU64,
+    retried: AtomicU64,
+    /// Counts the wakes for room, so that a wake that overtakes the answer it is for is not missed.
+    room: AtomicU64,
+    has_thread: AtomicBool,
+    thread: OnceLock<Waker>,
+}
+
+struct State {
+    line: Line,
+    publishes: BTreeMap<Id, Publish>,
+    /// What is to be sent, in order; drained by one thread at a time, without the lock.
+    outbox: VecDeque<Id>,
+    is_sending: bool,
+    flushes: Vec<(Id, Promise<()>)>,
+    /// The number of those that waited for room when the ones nobody wants were last taken out.
+    waiting_after_sweep: usize,
+    closing: Option<Closing>,
+    random: fastrand::Rng,
+}
+
+struct Closing {
+    until: Instant,
+    promises: Vec<Promise<u64>>,
+}
+
+struct Publish {
+    topic: Arc<str>,
+    record: Arc<Record>,
+    promise: Promise<Result<Receipt, PublishError>>,
+    /// It was not admitted at the call, so dropping its operation withdraws it until it is sent.
+    waits_for_room: bool,
+    room_seen: u64,
+}
+
+/// How often the publishes to a full topic are tried again without a wake.
+const FULL_POLL: Duration = Duration::from_millis(100);
+/// How long a topic is full before it is said.
+const TELL_OF_FULL_AFTER: Duration = Duration::from_secs(1);
+/// Names kept to spare their allocation; more are a mistake, and are forgotten.
+const KEPT_TOPICS: usize = 10_000;
+
+impl Publisher {
+    pub(crate) fn new(broker: Arc<dyn Broker>, bounds: Bounds, clock: Clock) -> Self {
+        let room = Room { records: bounds.records, bytes: bounds.bytes };
+        let line = Line::new(room, broker.capabilities().orders_publishes);
+        let state = State {
+            line,
+            publishes: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            is_sending: false,
+            flushes: Vec::new(),
+            waiting_after_sweep: 0,
+            closing: None,
+            random: fastrand::Rng::new(),
+        };
+        Self(Arc::new(Inner {
+            broker,
+            bounds,
+            clock,
+            state: Mutex::new(state),
+            topics: Mutex::default(),
+            is_busy: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            published: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            room: AtomicU64::new(0),
+            has_thread: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        }))
+    }
+
+    /// See [`Bus::publish`](crate::Bus::publish).
+    pub(crate) fn publish(&self, topic: &str, record: Record) -> Op<Result<Receipt, PublishError>> {
+        let limit = self.0.bounds.max_record_bytes;
+        let size = record.size();
+        if size > limit {
+            return Op::ready(Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }));
+        }
+        self.publish_any_size(topic, record)
+    }
+
+    /// A dead letter has a few headers more than the record that it tells of, which was accepted before.
+    pub(crate) fn publish_any_size(&self, topic: &str, record: Record) -> Op<Result<Receipt, PublishError>> {
+        let inner = &self.0;
+        let (topic, record) = (inner.topic(topic), Arc::new(record));
+        match inner.append_past_the_line(&topic, &record) {
+            Some(Ok(receipt)) => Op::ready(Ok(receipt)),
+            // What the broker did not take goes through the line, which sends it again.
+            Some(Err(_)) | None => inner
+                .line_up(topic, record, false)
+                .unwrap_or_else(|_| unreachable!("a line takes all that may wait")),
+        }
+    }
+
+    /// See [`Bus::try_publish`](crate::Bus::try_publish).
+    pub(crate) fn try_publish(
+        &self,
+        topic: &str,
+        record: Record,
+    ) -> Result<Op<Result<Receipt, PublishError>>, TryPublishError> {
+        let (inner, limit, size) = (&self.0, self.0.bounds.max_record_bytes, record.size());
+        if size > limit {
+            return Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }.into());
+        }
+        let (topic, record) = (inner.topic(topic), Arc::new(record));
+        let give_back = |record: Arc<Record>| TryPublishError::Full(Arc::unwrap_or_clone(record));
+        match inner.append_past_the_line(&topic, &record) {
+            Some(Ok(receipt)) => Ok(Op::ready(Ok(receipt))),
+            Some(Err(PublishFault::Full)) => Err(give_back(record)),
+            Some(Err(_)) | None => inner.line_up(topic, record, true).map_err(give_back),
+        }
+    }
+
+    /// Is over when all that was published before has been answered.
+    pub(crate) fn flush(&self) -> Op<()> {
+        let mut state = self.0.state.lock();
+        match state.publishes.keys().next_back().copied() {
+            None => Op::ready(()),
+            Some(last) => {
+                let (promise, op) = Op::pending(|| ());
+                state.flushes.push((last, promise));
+                op
+            }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> PublisherStats {
+        let state = self.0.state.lock();
+        // ORDERING: Relaxed; counters that stand for themselves.
+        PublisherStats {
+            published: self.0.published.load(Ordering::Relaxed),
+            retried: self.0.retried.load(Ordering::Relaxed),
+            unacknowledged: state.line.records() as u64,
+            waiting_for_room: state.line.waiting() as u64,
+        }
+    }
+
+    /// Refuses further publishes, waits for the answers of those under way for as long as `limit`, and answers the
+    /// rest with [`PublishError::Closed`]; the operation says how many those were.
+    pub(crate) fn close(&self, limit: Duration) -> Op<u64> {
+        let inner = &self.0;
+        // ORDERING: Relaxed; a publish that misses it is under way and answered like the others.
+        inner.is_closed.store(true, Ordering::Relaxed);
+        let now = inner.clock.now();
+        let until = after(now, limit);
+        let (promise, op) = Op::pending(|| 0);
+        let mut state = inner.state.lock();
+        // Nothing is under way, or a close before this one has ended it.
+        if state.publishes.is_empty() && state.closing.is_none() && !inner.is_thread_wanted() {
+            return Op::ready(0);
+        }
+        let closing = state.closing.get_or_insert(Closing { until, promises: Vec::new() });
+        closing.until = closing.until.min(until);
+        closing.promises.push(promise);
+        drop(state);
+        inner.wake_thread();
+        op
+    }
+}
+
+impl Inner {
+    fn topic(&self, name: &str) -> Arc<str> {
+        let mut topics = self.topics.lock();
+        if let Some(topic) = topics.get(name) {
+            return topic.clone();
+        }
+        if topics.len() >= KEPT_TOPICS {
+            topics.clear();
+        }
+        let topic: Arc<str> = name.into();
+        topics.insert(topic.clone());
+        topic
+    }
+
+    /// Stores at once, where nothing is in the line and the broker can.
+    fn append_past_the_line(
+        &self,
+        topic: &Arc<str>,
+        record: &Arc<Record>,
+    ) -> Option<Result<Receipt, PublishFault>> {
+        // ORDERING: Relaxed; a thread whose earlier publish of this key is still in the line set the flag itself, in
+        // that call, and it is cleared only when the line is empty. Between threads no order is promised.
+        if self.is_busy.load(Ordering::Relaxed) || self.is_closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let stored = match self.broker.append(topic, record)? {
+            Ok(stored) => stored,
+            Err(fault) => return Some(Err(fault)),
+        };
+        // ORDERING: Relaxed; a counter.
+        self.published.fetch_add(1, Ordering::Relaxed);
+        Some(Ok(Receipt { topic: topic.clone(), stored }))
+    }
+
+    /// Takes a record into the line; with `only_if_room` gives it back where it would have to wait for room.
+    fn line_up(
+        self: &Arc<Self>,
+        topic: Arc<str>,
+        record: Arc<Record>,
+        only_if_room: bool,
+    ) -> Result<Op<Result<Receipt, PublishError>>, Arc<Record>> {
+        let mut state = self.state.lock();
+        // ORDERING: Relaxed; a close sets it before it takes this lock.
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Ok(Op::ready(Err(PublishError::Closed)));
+        }
+        let waits_for_room = !state.line.has_room(record.size());
+        if only_if_room && (waits_for_room || state.rests_for_room_in(&topic)) {
+            return Err(record);
+        }
+        let (promise, op) = Op::pending(|| Err(PublishError::Closed));
+        // ORDERING: Relaxed; see `append_past_the_line`.
+        self.is_busy.store(true, Ordering::Relaxed);
+        let order = record.key.clone().map(|key| (topic.clone(), key));
+        let mut out = Vec::new();
+        let id = state.line.offer(Offer { order, bytes: record.size() }, &mut out);
+        state.publishes.insert(id, Publish { topic, record, promise, waits_for_room, room_seen: 0 });
+        state.sweep();
+        self.carry_out(state, out);
+        Ok(op)
+    }
+
+    /// Carries out what the line says, and lets go of the lock for each call to the broker. One thread sends at a
+    /// time, so that the order of the line is the order of the calls.
+    fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, out: Vec<Do>) {
+        let mut completed = Vec::new();
+        for command in out {
+            match command {
+                Do::Send(id) => state.outbox.push_back(id),
+                // After a close there is nobody to tell.
+                Do::Complete(id, result) => {
+                    completed.extend(state.publishes.remove(&id).map(|publish| (publish, result)));
+                }
+            }
+        }
+        let flushed = state.flushed();
+        // ORDERING: Relaxed; see `append_past_the_line`.
+        self.is_busy.store(!state.line.is_empty(), Ordering::Relaxed);
+        let is_closing = state.closing.is_some();
+        let must_send = !state.is_sending && !state.outbox.is_empty();
+        if must_send {
+            state.is_sending = true;
+        }
+        drop(state);
+        for (publish, result) in completed {
+            self.complete(publish, result);
+        }
+        flushed.into_iter().for_each(|promise| promise.complete(()));
+        if is_closing {
+            self.wake_thread();
+        }
+        if must_send {
+            self.send_all();
+        }
+    }
+
+    /// Sends what is in the outbox. By one thread at a time, which is the one that set `is_sending`.
+    fn send_all(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state.lock();
+            let Some(id) = state.outbox.pop_front() else {
+                state.is_sending = false;
+                return;
+            };
+            // ORDERING: Acquire pairs with the Release of the wake for room: one that came before is not counted.
+            let room_seen = self.room.load(Ordering::Acquire);
+            let Some(publish) = state.publishes.get_mut(&id) else { continue };
+            if std::mem::take(&mut publish.waits_for_room) && publish.promise.is_detached() {
+                drop(state);
+                self.answered(id, Err(PublishFault::Permanent("withdrawn before it was sent".to_owned())));
+                continue;
+            }
+            publish.room_seen = room_seen;
+            let (topic, record) = (publish.topic.clone(), publish.record.clone());
+            drop(state);
+            self.broker.publish(&topic, record, Box::new(Answer { inner: self.clone(), id }));
+        }
+    }
+
+    fn complete(&self, publish: Publish, result: Result<Stored, String>) {
+        let Publish { topic, promise, .. } = publish;
+        promise.complete(match result {
+            Ok(stored) => {
+                // ORDERING: Relaxed; a counter.
+                self.published.fetch_add(1, Ordering::Relaxed);
+                Ok(Receipt { topic, stored })
+            }
+            Err(reason) => Err(PublishError::Refused { topic: topic.to_string(), reason }),
+        });
+    }
+
+    fn answered(self: &Arc<Self>, id: Id, answer: Result<Stored, PublishFault>) {
+        let mut out = Vec::new();
+        let mut state = self.state.lock();
+        let now = self.clock.now();
+        let unit = state.random.f64();
+        let is_full = answer == Err(PublishFault::Full);
+        let fault =
+            if let Err(PublishFault::Transient(fault)) = &answer { Some(fault.clone()) } else { None };
+        let retries = state.line.answered(id, answer, now, unit, &mut out);
+        let publish = state.publishes.get(&id);
+        if let (Some(tries), Some(publish)) = (retries, publish) {
+            // ORDERING: Relaxed; a counter.
+            self.retried.fetch_add(1, Ordering::Relaxed);
+            if tries.is_power_of_two() {
+                let key = publish.record.key.as_deref().map(String::from_utf8_lossy);
+                tracing::warn!(
+                    topic = &*publish.topic,
+                    key = key.as_deref(),
+                    tries,
+                    error = fault,
+                    "a record could not be published; it is tried again until the broker answers, and later ones of \
+                     its key wait"
+                );
+            }
+        }
+        let room_seen = publish.map(|publish| publish.room_seen);
+        // ORDERING: Acquire pairs with the Release of the wake for room.
+        if is_full && room_seen.is_some_and(|seen| self.room.load(Ordering::Acquire) != seen) {
+            state.line.room_came(&mut out);
+        }
+        let needs_thread = retries.is_some() || is_full;
+        self.carry_out(state, out);
+        if needs_thread {
+            self.wake_thread();
+        }
+    }
+
+    /// Whether there is, or will be, a thread that tries again.
+    fn is_thread_wanted(&self) -> bool {
+        // ORDERING: Relaxed; set and looked at under the lock of the state, or corrected by the thread's first turn.
+        self.has_thread.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the thread that tries again, which starts when it is first needed. It looks at the state when it has
+    /// noted how it is woken, so a wake that comes before that is not needed.
+    fn wake_thread(self: &Arc<Self>) {
+        if let Some(thread) = self.thread.get() {
+            return thread.wake_by_ref();
+        }
+        // ORDERING: Relaxed; whoever sets it starts the thread.
+        if self.has_thread.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let room_came = Waker::from(Arc::new(RoomCame(Arc::downgrade(self))));
+        let listening = self.broker.on_space(room_came);
+        let inner = self.clone();
+        let body = move || run(inner, listening);
+        if let Err(error) = thread::Builder::new().name("keylane-publisher".to_owned()).spawn(body) {
+            tracing::error!(%error, "the publisher's thread could not be started; nothing is tried again");
+        }
+    }
+
+    /// One turn of the thread; it ends when the publisher is closed.
+    fn turn(self: &Arc<Self>, full: &mut FullTopics) -> ControlFlow<(), Option<Instant>> {
+        let now = self.clock.now();
+        let mut out = Vec::new();
+        let mut state = self.state.lock();
+        state.line.due(now, &mut out);
+        // ORDERING: Acquire pairs with the Release of the wake for room.
+        let room = self.room.load(Ordering::Acquire);
+        state.tell_of_full_topics(now, full);
+        if !state.line.rests_for_room() {
+            full.poll_at = None;
+        } else if room != full.room_seen || full.poll_at.is_some_and(|at| now >= at) {
+            state.line.room_came(&mut out);
+            full.poll_at = Some(now + FULL_POLL);
+        } else {
+            full.poll_at.get_or_insert(now + FULL_POLL);
+        }
+        full.room_seen = room;
+        let is_over =
+            state.closing.as_ref().is_some_and(|closing| state.publishes.is_empty() || now >= closing.until);
+        if is_over && let Some(closing) = state.closing.take() {
+            let left = std::mem::take(&mut state.publishes);
+            let flushes = std::mem::take(&mut state.flushes);
+            state.line.withdraw_where(|_| true);
+            state.outbox.clear();
+            // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
+            self.has_thread.store(false, Ordering::Relaxed);
+            drop(state);
+            let count = left.len() as u64;
+            left.into_values().for_each(|publish| publish.promise.complete(Err(PublishError::Closed)));
+            flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
+            closing.promises.into_iter().for_each(|promise| promise.complete(count));
+            return ControlFlow::Break(());
+        }
+        let closing = state.closing.as_ref().map(|closing| closing.until);
+        let until = [state.line.next_due(), full.poll_at, closing].into_iter().flatten().min();
+        self.carry_out(state, out);
+        ControlFlow::Continue(until)
+    }
+
+    fn wake_for_room(&self) {
+        // ORDERING: Release pairs with the Acquire of a send and of an answer.
+        self.room.fetch_add(1, Ordering::Release);
+        if let Some(thread) = self.thread.get() {
+            thread.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.get() {
+            thread.wake_by_ref();
+        }
+    }
+}
+
+/// What the thread knows of full topics.
+struct FullTopics {
+    room_seen: u64,
+    poll_at: Option<Instant>,
+    /// Since when some topic has been full.
+    since: Option<Instant>,
+    tell_after: Duration,
+}
+
+/// The thread that tries again.
+fn run(inner: Arc<Inner>, listening: Registration) {
+    let parker = Parker::new();
+    // No number of wakes: room that came before this thread was told of it is looked for in the first turn.
+    let mut full =
+        FullTopics { room_seen: u64::MAX, poll_at: None, since: None, tell_after: TELL_OF_FULL_AFTER };
+    let mut clock = None;
+    let publisher = Arc::downgrade(&inner);
+    let mut kept = Some(inner);
+    while let Some(inner) = kept.take().or_else(|| publisher.upgrade()) {
+        inner.thread.get_or_init(|| parker.waker().clone());
+        clock.get_or_insert_with(|| inner.clock.register(parker.waker().clone()));
+        let is_manual = inner.clock.is_manual();
+        let ControlFlow::Continue(until) = inner.turn(&mut full) else { break };
+        // What rests is under way, and dropping a bus ends nothing: it is sent again although nobody has the bus.
+        kept = until.map(|_| inner);
+        parker.park_until(if is_manual { None } else { until });
+    }
+    drop(listening);
+}
+
+impl State {
+    /// The flushes whose publishes are all answered.
+    fn flushed(&mut self) -> Vec<Promise<()>> {
+        if self.flushes.is_empty() {
+            return Vec::new();
+        }
+        let oldest = self.publishes.keys().next().copied().unwrap_or(Id::MAX);
+        let (over, left) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|(last, _)| *last < oldest);
+        self.flushes = left;
+        let over: Vec<(Id, Promise<()>)> = over;
+        over.into_iter().map(|(_, promise)| promise).collect()
+    }
+
+    /// Says which topic has been full, and for how long: after 1, 2, 4, ... seconds.
+    fn tell_of_full_topics(&self, now: Instant, full: &mut FullTopics) {
+        let mut resting = self.line.resting_for_room().filter_map(|id| self.publishes.get(&id));
+        let Some(first) = resting.next() else {
+            full.since = None;
+            return;
+        };
+        let since = *full.since.get_or_insert_with(|| {
+            full.tell_after = TELL_OF_FULL_AFTER;
+            now
+        });
+        let age = now.saturating_duration_since(since);
+        if age >= full.tell_after {
+            full.tell_after = age.saturating_mul(2);
+            tracing::warn!(
+                topic = &*first.topic,
+                key = first.record.key.as_deref().map(String::from_utf8_lossy).as_deref(),
+                ?age,
+                publishes = 1 + resting.count(),
+                "publishes wait because their topic is full; room comes when its groups settle records"
+            );
+        }
+    }
+
+    /// Whether this topic was full when it was last tried.
+    fn rests_for_room_in(&self, topic: &str) -> bool {
+        self.line
+            .resting_for_room()
+            .any(|id| self.publishes.get(&id).is_some_and(|rests| *rests.topic == *topic))
+    }
+
+    /// Takes out publishes that wait for room and that nobody waits for any more, whenever their number has doubled:
+    /// what waits is bounded by what the callers hold.
+    fn sweep(&mut self) {
+        if self.line.waiting() < 2 * self.waiting_after_sweep.max(32) {
+            return;
+        }
+        let publishes = &mut self.publishes;
+        self.line.withdraw_where(|id| {
+            let is_unwanted = publishes[&id].promise.is_detached();
+            if is_unwanted {
+                publishes.remove(&id);
+            }
+            is_unwanted
+        });
+        self.waiting_after_sweep = self.line.waiting();
+    }
+}
+
+/// Where the broker answers.
+struct Answer {
+    inner: Arc<Inner>,
+    id: Id,
+}
+
+impl Ticket for Answer {
+    fn answer(self: Box<Self>, result: Result<Stored, PublishFault>) {
+        self.inner.answered(self.id, result);
+    }
+}
+
+/// Wakes the thread when a full topic has room.
+struct RoomCame(Weak<Inner>);
+
+impl Wake for RoomCame {
+    fn wake(self: Arc<Self>) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.wake_for_room();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::broker::{BrokerError, Capabilities, Consumer, ConsumerSpec};
+    use crate::sync::AtomicUsize;
+
+    /// Full at the first publish; room comes before the publisher has said whom to tell.
+    struct RoomComesEarly(Clock, AtomicUsize);
+
+    impl Broker for RoomComesEarly {
+        fn system(&self) -> &'static str {
+            "test"
+        }
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { redeliver: false, orders_publishes: false }
+        }
+        fn partitions(&self, _: &str) -> Result<u32, BrokerError> {
+            Ok(1)
+        }
+        fn create_topic(&self, _: &str) -> Result<(), BrokerError> {
+            Ok(())
+        }
+        fn publish(&self, _: &Arc<str>, _: Arc<Record>, ticket: Box<dyn Ticket>) {
+            let offset = self.1.fetch_add(1, Ordering::Relaxed) as u64;
+            let stored = Stored { partition: 0, offset };
+            ticket.answer(if offset == 0 { Err(PublishFault::Full) } else { Ok(stored) });
+        }
+        fn on_space(&self, _: Waker) -> Registration {
+            Registration::none()
+        }
+        fn subscribe(&self, _: &ConsumerSpec, _: Waker) -> Result<Box<dyn Consumer>, BrokerError> {
+            Err(BrokerError::Closed)
+        }
+    }
+
+    #[test]
+    fn room_that_comes_before_the_publisher_listens_for_it_is_found() {
+        // The time stands still, so nothing is tried again by time alone.
+        let (clock, _time) = Clock::manual();
+        let broker = Arc::new(RoomComesEarly(clock.clone(), AtomicUsize::new(0)));
+        let bounds = Bounds { records: 10, bytes: 1_000, max_record_bytes: 100 };
+        let publisher = Publisher::new(broker.clone(), bounds, broker.0.clone());
+        let op = publisher.publish("t", Record::new("x"));
+        assert!(op.wait_timeout(Duration::from_secs(5)).is_ok_and(|stored| stored.is_ok()));
+        publisher.close(Duration::from_secs(5)).wait();
+    }
+}

@@ -1,0 +1,197 @@
+//! Which aggregate a record belongs to, and which worker that aggregate is handled by.
+
+use crate::envelope::{Envelope, check_aggregate_id};
+use crate::event::{Headers, Record};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a subscription finds the aggregate id of a record, by which the record is kept in order.
+///
+/// An aggregate id has 1 to 256 bytes of `A-Za-z0-9:_-./`. A record without one has no order: it goes to any worker
+/// in turn and is counted, and a subscription to Envelopes says so. Of a header that is repeated the first counts.
+///
+/// ```
+/// use keylane::Route;
+/// use std::sync::Arc;
+///
+/// let by_header = Route::Header("Account".into());
+/// let by_prefix = Route::With(Arc::new(|record| {
+///     let key = std::str::from_utf8(record.key?).ok()?;
+///     Some(key.split('/').next()?.to_owned())
+/// }));
+/// assert!(matches!(Route::default(), Route::Auto));
+/// # drop((by_header, by_prefix));
+/// ```
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum Route {
+    /// The first that is valid: the Envelope's aggregate id, the header `X-Aggregate-ID` (in any case), the key of
+    /// the record, the last token of its NATS subject. What is there and not valid is passed over.
+    #[default]
+    Auto,
+    /// The Envelope's aggregate id alone.
+    Envelope,
+    /// The header of this name alone, in any case.
+    Header(String),
+    /// The key of the record alone (Kafka key, memory key).
+    Key,
+    /// This token of the NATS subject alone, counted from 0.
+    Subject(usize),
+    /// No order: every worker in turn.
+    RoundRobin,
+    /// What the function returns, `None` for a record without an order.
+    ///
+    /// It is called once for each record, on the thread that fetches, so it must be quick and must not block.
+    With(Arc<dyn Fn(RecordView<'_>) -> Option<String> + Send + Sync>),
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("Auto"),
+            Self::Envelope => f.write_str("Envelope"),
+            Self::Header(name) => f.debug_tuple("Header").field(name).finish(),
+            Self::Key => f.write_str("Key"),
+            Self::Subject(token) => f.debug_tuple("Subject").field(token).finish(),
+            Self::RoundRobin => f.write_str("RoundRobin"),
+            Self::With(_) => f.write_str("With(..)"),
+        }
+    }
+}
+
+/// What routing sees of a record. Borrowed; copying it is cheap.
+///
+/// ```
+/// use keylane::{Record, RecordView, Route};
+/// use std::sync::Arc;
+///
+/// fn tenant(record: RecordView<'_>) -> Option<String> {
+///     let tenant = record.headers.get("X-Tenant-ID")?;
+///     String::from_utf8(tenant.to_vec()).ok()
+/// }
+/// let by_tenant = Route::With(Arc::new(tenant));
+/// let record = Record::new("paid").with_header("X-Tenant-ID", "7");
+/// assert_eq!(by_tenant.aggregate_id_of(&record).as_deref(), Some("7"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RecordView<'a> {
+    /// The key that the broker has for the record.
+    pub key: Option<&'a [u8]>,
+    /// The headers of the record.
+    pub headers: &'a Headers,
+    /// The NATS subject; `None` on other brokers.
+    pub subject: Option<&'a str>,
+    /// The bytes of the record.
+    pub value: &'a [u8],
+    /// The aggregate id of the Envelope that the value is; `None` where it is none.
+    pub envelope_aggregate_id: Option<&'a str>,
+}
+
+/// What routing found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Routing<'a> {
+    /// The record belongs to this aggregate.
+    Aggregate { id: Cow<'a, str>, source: Source },
+    /// No order: something was there where the route looks, first of all here, but it is no aggregate id. A route
+    /// that names one place does not look into another one instead: that would be an order nobody asked for.
+    Invalid(Source),
+    /// No order: nothing was there where the route looks.
+    Absent,
+}
+
+/// Where an aggregate id was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Envelope,
+    Header,
+    Key,
+    Subject,
+    Function,
+}
+
+impl Route {
+    /// The aggregate id that this route finds for a record of an Envelope subscription; none: the record would have no
+    /// order. Parses the record if its first byte is `{`.
+    ///
+    /// ```
+    /// use keylane::{Record, Route};
+    ///
+    /// let record = Record::new("hello").with_key("order-42");
+    /// assert_eq!(Route::Auto.aggregate_id_of(&record).as_deref(), Some("order-42"));
+    /// assert_eq!(Route::Envelope.aggregate_id_of(&record), None);
+    /// ```
+    pub fn aggregate_id_of(&self, record: &Record) -> Option<String> {
+        let envelope =
+            if looks_like_envelope(&record.value) { Envelope::parse(&record.value).ok() } else { None };
+        let view = RecordView {
+            key: record.key.as_deref(),
+            headers: &record.headers,
+            subject: None,
+            value: &record.value,
+            envelope_aggregate_id: envelope.as_ref().map(Envelope::aggregate_id),
+        };
+        match self.find(view) {
+            Routing::Aggregate { id, .. } => Some(id.into_owned()),
+            Routing::Invalid(_) | Routing::Absent => None,
+        }
+    }
+
+    /// Finds the aggregate that a record belongs to.
+    pub(crate) fn find<'a>(&self, record: RecordView<'a>) -> Routing<'a> {
+        let envelope = || Routing::of(Source::Envelope, record.envelope_aggregate_id.map(str::as_bytes));
+        let header = |name| Routing::of(Source::Header, record.headers.get(name));
+        let key = || Routing::of(Source::Key, record.key);
+        let subject = |token: Option<&'a str>| Routing::of(Source::Subject, token.map(str::as_bytes));
+        match self {
+            Self::Auto => envelope()
+                .or_else(|| header(Envelope::AGGREGATE_ID_HEADER))
+                .or_else(key)
+                .or_else(|| subject(record.subject.and_then(|subject| subject.rsplit('.').next()))),
+            Self::Envelope => envelope(),
+            Self::Header(name) => header(name),
+            Self::Key => key(),
+            Self::Subject(n) => subject(record.subject.and_then(|subject| subject.split('.').nth(*n))),
+            Self::RoundRobin => Routing::Absent,
+            Self::With(function) => match function(record) {
+                Some(id) if check_aggregate_id(id.as_bytes()).is_ok() => {
+                    Routing::Aggregate { id: Cow::Owned(id), source: Source::Function }
+                }
+                Some(_) => Routing::Invalid(Source::Function),
+                None => Routing::Absent,
+            },
+        }
+    }
+}
+
+impl<'a> Routing<'a> {
+    fn of(source: Source, found: Option<&'a [u8]>) -> Self {
+        match found.map(check_aggregate_id) {
+            Some(Ok(id)) => Self::Aggregate { id: Cow::Borrowed(id), source },
+            Some(_) => Self::Invalid(source),
+            None => Self::Absent,
+        }
+    }
+
+    /// This if it is an aggregate, else the next; of places that are all invalid the first is told.
+    fn or_else(self, next: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::Aggregate { .. } => self,
+            Self::Absent => next(),
+            Self::Invalid(_) => match next() {
+                aggregate @ Self::Aggregate { .. } => aggregate,
+                Self::Invalid(_) | Self::Absent => self,
+            },
+        }
+    }
+}
+
+/// Whether a plain record is worth parsing as an Envelope: its first byte is `{`.
+pub(crate) fn looks_like_envelope(value: &[u8]) -> bool {
+    value.first() == Some(&b'{')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,437 @@
+//! Subscriptions: what a program asks for, and the handle that it keeps.
+
+mod builder;
+mod intake;
+mod invoke;
+mod runner;
+mod shared;
+
+pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
+pub use intake::DrainReport;
+pub use invoke::OwnedHandler;
+pub(crate) use shared::Assignment;
+
+use crate::broker::BrokerError;
+use crate::bus::TopicError;
+use crate::config::names;
+use crate::delivery::partitions::Token;
+use crate::observe::health::{Health, Place};
+use crate::observe::metrics::Stats;
+use crate::op::{Op, Promise};
+use crate::pool::{Key, Pool};
+use crate::sync::{Arc, Mutex, thread};
+use intake::{Command, Commands};
+use runner::{Delivery, Next};
+use shared::{Failing, Shared};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A running subscription.
+///
+/// Dropping it ends the subscription without a drain: no further record starts, blocking handlers that run finish in
+/// the background, futures are dropped, and what was not settled comes again to whoever takes the group's place. Call
+/// [`drain`](Subscription::drain) to let what runs finish.
+///
+/// ```
+/// use keylane::{Record, Subscription};
+/// use std::time::Duration;
+///
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let orders: Subscription = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
+/// bus.publish("orders", Record::new("paid")).wait()?;
+/// while orders.stats().succeeded == 0 {
+///     std::thread::yield_now();
+/// }
+/// let report = orders.drain(Duration::from_secs(10)).wait();
+/// assert!(report.unsettled.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a subscription ends when it is dropped"]
+pub struct Subscription {
+    core: Arc<Core>,
+}
+
+pub(crate) struct Core {
+    shared: Arc<Shared>,
+    commands: Arc<Commands>,
+    pool: Pool<Delivery>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// With `workers(0)`: a handler that hangs keeps the intake itself from answering a drain.
+    handles_on_intake: bool,
+}
+
+impl Subscription {
+    /// Is over when the subscription has joined its group: what is published from now on reaches it.
+    ///
+    /// # Errors
+    /// When the subscription ended before it had joined.
+    ///
+    /// ```
+    /// # use keylane::{Record, Start};
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let (tell, told) = std::sync::mpsc::channel();
+    /// let orders = bus.subscribe("orders").group("billing").start(Start::Latest).handle(move |event| {
+    ///     tell.send(event.value().to_vec())?;
+    ///     Ok(())
+    /// })?;
+    /// orders.ready().wait()?;
+    /// bus.publish("orders", Record::new("from now on")).wait()?;
+    /// assert_eq!(told.recv()?, b"from now on");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ready(&self) -> Op<Result<(), BrokerError>> {
+        self.core.commands.ready()
+    }
+
+    /// Takes no further records until [`resume`](Subscription::resume); what was taken is handled. Membership of the
+    /// group goes on. Returns at once.
+    ///
+    /// ```
+    /// # use keylane::{Record, Status};
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
+    /// # orders.ready().wait()?;
+    /// orders.pause();
+    /// while orders.health().status != Status::Paused {
+    ///     std::thread::yield_now();
+    /// }
+    /// bus.publish("orders", Record::new("paid")).wait()?;
+    /// assert_eq!(orders.stats().consumed, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pause(&self) {
+        self.core.command(Command::Pause(true));
+    }
+
+    /// Takes records again. Returns at once.
+    ///
+    /// ```
+    /// # use keylane::{Record, Status};
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
+    /// # orders.ready().wait()?;
+    /// orders.pause();
+    /// while orders.health().status != Status::Paused {
+    ///     std::thread::yield_now();
+    /// }
+    /// bus.publish("orders", Record::new("paid")).wait()?;
+    /// orders.resume();
+    /// while orders.stats().succeeded == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!(orders.health().status, Status::Running);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resume(&self) {
+        self.core.command(Command::Pause(false));
+    }
+
+    /// Ends the subscription: takes no further records, starts no further attempt, lets what runs finish for as long
+    /// as `limit` and settles it, commits, and leaves the group. Records that did not start, or wait for a retry, are
+    /// left unsettled, and that counts as no attempt; with `at_most_once`, where they are settled already, they are
+    /// handled. At the limit futures are dropped and [`Event::cancellation`]
+    /// tells blocking handlers; one that still runs 50 ms later is reported and left behind.
+    ///
+    /// Called again, it waits for the same end.
+    ///
+    /// [`Event::cancellation`]: crate::Event::cancellation
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # use std::time::Duration;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
+    /// let report = orders.drain(Duration::from_secs(10)).wait();
+    /// assert!(report.unsettled.is_empty() && report.still_running.is_empty());
+    /// bus.publish("orders", Record::new("paid")).wait()?;
+    /// assert_eq!(orders.stats().consumed, 0, "it has left its group");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn drain(&self, limit: Duration) -> Op<DrainReport> {
+        self.core.drain(limit)
+    }
+
+    /// The counters and gauges now.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
+    /// for _ in 0..3 {
+    ///     bus.publish("orders", Record::new("paid")).wait()?;
+    /// }
+    /// while orders.stats().succeeded < 3 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!((orders.stats().succeeded, orders.stats().failed), (3, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// What it is doing, and all that stops or slows it now.
+    ///
+    /// ```
+    /// # use keylane::{Envelope, HandlerError};
+    /// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+    /// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+    /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+    /// # })?;
+    /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+    /// while orders.held().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// let health = orders.health();
+    /// assert!(!health.is_healthy());
+    /// assert!(health.problems[0].to_string().ends_with("no such account"), "{}", health.problems[0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn health(&self) -> Health {
+        self.core.shared.health()
+    }
+
+    /// The records that are held for an operator, each at the head of its key.
+    ///
+    /// ```
+    /// # use keylane::{Envelope, HandlerError};
+    /// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+    /// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+    /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+    /// # })?;
+    /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+    /// while orders.held().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// let held = &orders.held()[0];
+    /// assert_eq!(held.place.key.as_deref(), Some("order-42"));
+    /// assert_eq!((&held.error[..], held.attempts), ("no such account", 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn held(&self) -> Vec<Held> {
+        let failing = self.core.shared.failing.lock();
+        let mut held: Vec<_> = failing
+            .iter()
+            .filter(|(_, failing)| failing.is_held)
+            .map(|(token, Failing { place, error, attempts, since, .. })| Held {
+                place: place.clone(),
+                error: error.clone(),
+                attempts: *attempts,
+                since: *since,
+                token: *token,
+            })
+            .collect();
+        held.sort_by(|a, b| (a.since, &a.place).cmp(&(b.since, &b.place)));
+        held
+    }
+
+    /// Attempts a held record again, now. The answer says whether it was still held.
+    ///
+    /// ```
+    /// # use keylane::{Envelope, HandlerError};
+    /// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+    /// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+    /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+    /// # })?;
+    /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+    /// while orders.held().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// let held = &orders.held()[0];
+    /// assert!(orders.retry_held(held).wait());
+    /// while orders.stats().succeeded == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(!orders.retry_held(held).wait(), "it is not held any more");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry_held(&self, held: &Held) -> Op<bool> {
+        self.core.release_held(held, Next::Attempt)
+    }
+
+    /// Gives a held record up: it is settled without success, and its key goes on. The answer says whether it was
+    /// still held.
+    ///
+    /// ```
+    /// # use keylane::{Envelope, HandlerError};
+    /// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+    /// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+    /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+    /// # })?;
+    /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+    /// while orders.held().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(orders.skip_held(&orders.held()[0]).wait());
+    /// while orders.stats().discarded == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(orders.held().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn skip_held(&self, held: &Held) -> Op<bool> {
+        self.core.release_held(held, Next::Skip)
+    }
+
+    /// Sends a held record to a dead-letter topic; its key goes on when the broker has acknowledged it there. The
+    /// answer says whether it was still held.
+    ///
+    /// # Errors
+    /// When the topic's name is not valid or the topic does not exist.
+    ///
+    /// # Blocking
+    /// Asks the broker for the topic.
+    ///
+    /// ```
+    /// # use keylane::{Envelope, HandlerError};
+    /// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+    /// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+    /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+    /// # })?;
+    /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+    /// while orders.held().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// let held = &orders.held()[0];
+    /// assert!(orders.dead_letter_held(held, "no-such-topic").is_err());
+    /// assert!(orders.dead_letter_held(held, "orders.dead")?.wait());
+    /// while orders.stats().dead_lettered == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(orders.held().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dead_letter_held(&self, held: &Held, topic: &str) -> Result<Op<bool>, TopicError> {
+        names::topic(topic)?;
+        self.core.shared.broker.partitions(topic)?;
+        Ok(self.core.release_held(held, Next::DeadLetter { topic: topic.into(), tries: 0 }))
+    }
+}
+
+/// A record that is held for an operator.
+///
+/// ```
+/// use keylane::{Held, Subscription};
+///
+/// /// Attempts once more what failed for a reason that may have passed.
+/// fn retry_all(subscription: &Subscription, reason: &str) -> usize {
+///     let may_pass = |held: &Held| held.error.contains(reason);
+///     subscription.held().iter().filter(|held| may_pass(held) && subscription.retry_held(held).wait()).count()
+/// }
+/// # use keylane::{Envelope, HandlerError};
+/// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+/// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+/// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+/// # })?;
+/// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+/// while orders.held().is_empty() {
+///     std::thread::yield_now();
+/// }
+/// assert_eq!(retry_all(&orders, "disk"), 0);
+/// assert_eq!(retry_all(&orders, "account"), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Where it stands, and its key.
+    pub place: Place,
+    /// Why its last attempt failed.
+    pub error: String,
+    /// Attempts so far; 0 for bytes that are no Envelope.
+    pub attempts: u32,
+    /// When it first failed.
+    pub since: Instant,
+    token: Token,
+}
+
+impl Core {
+    fn command(&self, command: Command) {
+        self.commands.push(command);
+        self.shared.wake_intake();
+    }
+
+    pub(crate) fn drain(&self, limit: Duration) -> Op<DrainReport> {
+        let (mut promise, op) = Op::pending(DrainReport::default);
+        // A manual clock is a test's, and so is the limit then.
+        if self.handles_on_intake && !self.shared.clock.is_manual() {
+            promise = self.watched(limit, promise);
+        }
+        self.command(Command::Drain(limit, Some(promise)));
+        op
+    }
+
+    /// A promise for the intake, whose answer goes to this one; if none comes in time, a thread answers instead.
+    fn watched(&self, limit: Duration, promise: Promise<DrainReport>) -> Promise<DrainReport> {
+        let (inner, drained) = Op::pending(DrainReport::default);
+        let shared = self.shared.clone();
+        let watch = move || promise.complete(intake::drained_or_hung(drained, &shared, limit));
+        let name = format!("keylane-{}-end", self.shared.group);
+        if let Err(error) = thread::Builder::new().name(name).spawn(watch) {
+            tracing::error!(%error, "the thread that watches over a drain could not be started");
+        }
+        inner
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.shared.stats(self.pool.depths())
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Waits for the intake's thread, unless a handler that hangs keeps it from its end.
+    pub(crate) fn join(&self) {
+        let thread = self.thread.lock().take().filter(|_| self.commands.has_ended());
+        let is_here = |thread: &thread::JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if thread.filter(|thread| !is_here(thread)).is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of a subscription panicked");
+        }
+    }
+
+    fn release_held(&self, held: &Held, next: Next) -> Op<bool> {
+        let (token, shared) = (held.token, self.shared.clone());
+        let (promise, op) = Op::pending(|| false);
+        // One worker finds the record and answers; if none does, the promise is dropped and the answer is no.
+        let promise = Mutex::new(Some(promise));
+        drop(self.pool.visit(move |waiting, _| {
+            let mut found: Option<Key> = None;
+            waiting.for_each(&mut |key, job: &mut Delivery, waits_for, _| {
+                if job.token == token && waits_for == crate::pool::WaitsFor::Operator {
+                    job.next = next.clone();
+                    found = Some(key);
+                }
+            });
+            if let Some(key) = found
+                && waiting.run_now(key)
+                && let Some(promise) = promise.lock().take()
+            {
+                if let Some(failing) = shared.failing.lock().get_mut(&token) {
+                    failing.is_held = false;
+                }
+                promise.complete(true);
+            }
+        }));
+        op
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if self.core.commands.has_ended() {
+            // After a drain its thread is on its last steps.
+            self.core.join();
+        } else {
+            self.core.command(Command::Drain(Duration::ZERO, None));
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("group", &self.core.shared.group)
+            .field("health", &self.core.shared.health())
+            .finish_non_exhaustive()
+    }
+}

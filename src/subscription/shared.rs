@@ -1,0 +1,182 @@
+//! What the intake of a subscription, its workers and its handle share.
+
+use crate::broker::{Broker, Partition};
+use crate::cancellation::Cancellation;
+use crate::clock::Clock;
+use crate::delivery::partitions::Token;
+use crate::event::Event;
+use crate::observe::health::{Health, Place, Problem, Status};
+use crate::observe::metrics::{Counters, Stats};
+use crate::policy::FailurePolicy;
+use crate::publisher::Publisher;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering};
+use std::collections::HashMap;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// A partition for as long as this subscription has it.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) topic: Arc<str>,
+    pub(crate) id: Partition,
+    pub(crate) cancellation: Cancellation,
+    is_stopping: AtomicBool,
+}
+
+impl Assignment {
+    pub(crate) fn new(topic: Arc<str>, id: Partition) -> Self {
+        Self { topic, id, cancellation: Cancellation::default(), is_stopping: AtomicBool::new(false) }
+    }
+
+    /// No further attempt of one of its records starts.
+    pub(crate) fn stop(&self) {
+        // ORDERING: Relaxed; a worker that misses it once starts one attempt more, as if it had started before.
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        // ORDERING: Relaxed; see `stop`.
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// What a worker says of a record that it is through with.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) partition: Partition,
+    pub(crate) token: Token,
+    pub(crate) bytes: usize,
+    pub(crate) end: End,
+}
+
+#[derive(Debug)]
+pub(crate) enum End {
+    Settled,
+    /// Not handled, or not to its end; it comes again from the broker.
+    Returned(Box<Place>),
+    Redeliver(Duration),
+    /// The subscription stops with this error; the record stays unsettled.
+    Halt(String),
+}
+
+/// Why a record is not over after its last attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct Failing {
+    pub(crate) place: Place,
+    pub(crate) error: String,
+    pub(crate) attempts: u32,
+    pub(crate) since: Instant,
+    pub(crate) is_held: bool,
+}
+
+/// What a blocking handler runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) event: Event,
+    pub(crate) since: Instant,
+}
+
+/// A state that lasts, and since when.
+#[derive(Debug, Clone)]
+pub(crate) struct Since<T> {
+    pub(crate) what: T,
+    pub(crate) since: Instant,
+}
+
+pub(crate) struct Shared {
+    pub(crate) group: Arc<str>,
+    /// `messaging.system` of spans.
+    pub(crate) system: &'static str,
+    pub(crate) takes_envelopes: bool,
+    /// At most once: a record is settled before its handler starts.
+    pub(crate) settles_first: bool,
+    pub(crate) policy: FailurePolicy,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) publisher: Publisher,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) hung_after: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    pub(crate) verdicts: Mutex<Vec<Verdict>>,
+    pub(crate) intake: OnceLock<Waker>,
+    /// By worker: what its blocking handler runs.
+    pub(crate) running: Vec<Mutex<Option<Running>>>,
+    /// By worker: keys that wait.
+    pub(crate) waiting_keys: Vec<AtomicU64>,
+    pub(crate) in_flight: AtomicU64,
+    /// Records that failed and are not over; bounded by what is in flight.
+    pub(crate) failing: Mutex<HashMap<Token, Failing>>,
+    pub(crate) status: Mutex<Status>,
+    pub(crate) window_full: Mutex<Option<Since<Place>>>,
+    pub(crate) broker_error: Mutex<Option<Since<String>>>,
+}
+
+impl Shared {
+    pub(crate) fn wake_intake(&self) {
+        if let Some(intake) = self.intake.get() {
+            intake.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn stats(&self, depths: impl Iterator<Item = u64>) -> Stats {
+        // ORDERING: Relaxed; gauges that go on.
+        Stats {
+            waiting_keys: self.waiting_keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            lane_depth: depths.max().unwrap_or(0),
+            ..self.counters.snapshot()
+        }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let now = self.clock.now();
+        let age = |since: Instant| now.saturating_duration_since(since);
+        let mut problems = Vec::new();
+        if let Some(Since { what, since }) = &*self.broker_error.lock() {
+            problems.push(Problem::Broker { error: what.clone(), age: age(*since) });
+        }
+        if let Some(Since { what, since }) = &*self.window_full.lock() {
+            problems.push(Problem::WindowFull { place: what.clone(), age: age(*since) });
+        }
+        for running in &self.running {
+            if let Some(Running { event, since }) = &*running.lock()
+                && age(*since) >= self.hung_after
+            {
+                problems.push(Problem::Hung { place: event.place(), age: age(*since) });
+            }
+        }
+        let mut failing: Vec<_> = self.failing.lock().values().cloned().collect();
+        failing.sort_unstable_by(|a, b| (b.is_held, &a.place).cmp(&(a.is_held, &b.place)));
+        problems.extend(failing.into_iter().map(|Failing { place, error, attempts, since, is_held }| {
+            let age = age(since);
+            if is_held {
+                Problem::Held { place, error, age }
+            } else {
+                Problem::Failing { place, error, attempts, age }
+            }
+        }));
+        Health { status: self.status.lock().clone(), problems }
+    }
+
+    /// The records whose blocking handlers run just now.
+    pub(crate) fn still_running(&self) -> Vec<Place> {
+        let place = |running: &Mutex<Option<Running>>| Some(running.lock().as_ref()?.event.place());
+        self.running.iter().filter_map(place).collect()
+    }
+
+    /// The key of a record that is in the way, if some worker runs it or it has failed.
+    pub(crate) fn place_of(&self, topic: &str, partition: u32, offset: u64) -> Place {
+        let is_it =
+            |place: &Place| place.topic == topic && place.partition == partition && place.offset == offset;
+        let failing = self.failing.lock().values().map(|failing| failing.place.clone()).find(is_it);
+        let running = || {
+            self.running.iter().find_map(|running| Some(running.lock().as_ref()?.event.place()).filter(is_it))
+        };
+        failing.or_else(running).unwrap_or_else(|| Place {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            key: None,
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! That records flow: with slow handlers, and through the narrowest window.
+
+use keylane::{Config, Record, memory::MemoryBroker};
+use std::sync::mpsc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// What was handled is settled before the next slow record starts, not at the end of a batch: otherwise a crash would
+/// repeat minutes of work.
+#[test]
+fn what_a_slow_handler_has_handled_is_settled_while_it_goes_on() {
+    let broker = MemoryBroker::builder().topic_with("t", 1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    for n in 0..20u8 {
+        bus.publish("t", Record::new(vec![n])).wait().unwrap();
+    }
+    let (go_on, blocked) = mpsc::channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
+    let subscription = bus
+        .subscribe("t")
+        .group("g")
+        .workers(1)
+        .handle(move |event| {
+            match event.value()[0] {
+                5 => drop(blocked.lock().unwrap().recv()),
+                _ => sleep(Duration::from_millis(2)),
+            }
+            Ok(())
+        })
+        .unwrap();
+    let begin = Instant::now();
+    while subscription.stats().succeeded < 5 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", subscription.stats());
+        sleep(Duration::from_millis(1));
+    }
+    drop(go_on);
+    bus.close(Duration::from_secs(5)).wait();
+}
+
+/// The place of a record is free again before its verdict is known, so the next one never finds its lane full and waits
+/// for a tick of the intake.
+#[test]
+fn a_window_of_one_record_goes_on_without_a_pause() {
+    for workers in [0, 1, 2] {
+        let bus = keylane::connect("memory:?topics=t").wait().unwrap();
+        for n in 0..3_000u32 {
+            bus.publish("t", Record::new(n.to_le_bytes().to_vec()).with_key("k")).wait().unwrap();
+        }
+        let builder = bus.subscribe("t").group("g").workers(workers).in_flight_records(1);
+        let subscription = builder.handle(|_| Ok(())).unwrap();
+        let begin = Instant::now();
+        while subscription.stats().succeeded < 3_000 {
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "{workers} workers: {:?}",
+                subscription.stats()
+            );
+            sleep(Duration::from_millis(1));
+        }
+    }
+}

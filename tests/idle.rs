@@ -1,0 +1,155 @@
+//! What an idle process costs, in CPU time of the process itself; and that memory follows what waits, not the keys
+//! that were seen. One test after the other: each looks at the whole process.
+
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
+mod support;
+
+use keylane::memory::MemoryBroker;
+use keylane::pool::{Idle, Key, PoolBuilder, Request};
+use keylane::{Config, Jitter, Retry, Then};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use support::{Gate, cpu_time, eventually, numbered, quiet_planted_panics};
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The share of one core that the process uses over two seconds.
+fn cpu_share() -> f64 {
+    // What was going on comes to its rest first.
+    std::thread::sleep(Duration::from_millis(300));
+    let (before, since) = (cpu_time(), Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    cpu_time().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64()
+}
+
+/// 0 %, rounded as every tool that shows it does: 2 ms of 2 s would be 0.1 %.
+fn assert_idle(what: &str) {
+    let share = cpu_share();
+    assert!(share < 0.002, "{what} takes {:.2} % of a core", share * 100.0);
+}
+
+#[test]
+fn pools_with_nothing_to_do_take_no_cpu() {
+    let _alone = alone();
+    let policies = [Idle::Park, Idle::Adaptive, Idle::Spin(Duration::from_micros(50))];
+    let pools = policies.map(|idle| {
+        let pool = PoolBuilder::new().workers(4).idle(idle).shared(|n: u64| n).unwrap();
+        for n in 0..1_000 {
+            pool.send(Key::of_number(n), Request::tell(n)).wait().unwrap();
+        }
+        pool
+    });
+    assert_idle("three pools of four workers");
+    drop(pools);
+}
+
+#[test]
+fn a_bus_with_nothing_to_do_takes_no_cpu() {
+    let _alone = alone();
+    let bus = keylane::connect("memory:?topics=orders").wait().unwrap();
+    let orders = bus.subscribe_envelopes("orders").group("idle").workers(4).handle(|_| Ok(())).unwrap();
+    for n in 0..1_000 {
+        bus.publish("orders", numbered(&format!("key-{n}"), n)).wait().unwrap();
+    }
+    eventually("all were handled", || orders.stats().succeeded == 1_000).unwrap();
+    assert_idle("a bus");
+}
+
+#[test]
+fn a_thousand_keys_that_wait_for_their_time_take_no_cpu() {
+    let _alone = alone();
+    let bus = keylane::connect("memory:?topics=orders").wait().unwrap();
+    let slowly = Retry::exponential(Duration::from_secs(600)..Duration::from_secs(601)).jitter(Jitter::None);
+    let builder = bus.subscribe_envelopes("orders").group("idle").workers(4).retry(slowly);
+    let orders = builder.handle(|_| Err("planted".into())).unwrap();
+    for n in 0..1_000 {
+        bus.publish("orders", numbered(&format!("key-{n}"), n)).wait().unwrap();
+    }
+    eventually("all wait", || orders.stats().waiting_keys == 1_000).unwrap();
+    // Each second the subscription looks at its keys, to say what lasts.
+    let share = cpu_share();
+    assert!(share < 0.01, "a thousand waiting keys take {:.2} % of a core", share * 100.0);
+}
+
+#[test]
+fn a_position_that_an_unreachable_broker_does_not_take_costs_no_cpu() {
+    let _alone = alone();
+    let broker = MemoryBroker::builder().topic_with("orders", 1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    let gate = Gate::default();
+    let at = gate.clone();
+    let handler = move |_: &keylane::Event| {
+        at.pass();
+        Ok(())
+    };
+    let orders = bus.subscribe_envelopes("orders").group("idle").workers(1).handle(handler).unwrap();
+    bus.publish("orders", numbered("a", 0)).wait().unwrap();
+    eventually("it runs", || orders.stats().in_flight == 1).unwrap();
+    broker.faults().pause_deliveries(true);
+    eventually("it is noticed", || !orders.health().is_healthy()).unwrap();
+    gate.open();
+    // It asks again ten times a second.
+    let share = cpu_share();
+    assert!(share < 0.02, "an unreachable broker costs {:.2} % of a core", share * 100.0);
+}
+
+#[test]
+fn a_drain_after_an_error_of_the_broker_costs_no_cpu() {
+    let _alone = alone();
+    let broker = MemoryBroker::builder().topic_with("orders", 1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    let gate = Gate::default();
+    let at = gate.clone();
+    let handler = move |_: &keylane::Event| {
+        at.pass();
+        Ok(())
+    };
+    let orders = bus.subscribe_envelopes("orders").group("idle").workers(1).handle(handler).unwrap();
+    bus.publish("orders", numbered("a", 0)).wait().unwrap();
+    eventually("it runs", || orders.stats().in_flight == 1).unwrap();
+    broker.faults().pause_deliveries(true);
+    eventually("it is noticed", || !orders.health().is_healthy()).unwrap();
+    let drain = orders.drain(Duration::from_secs(10));
+    // The test's own wait for its gate costs a little.
+    let share = cpu_share();
+    gate.open();
+    drain.wait();
+    assert!(share < 0.15, "a drain that waits costs {:.2} % of a core", share * 100.0);
+}
+
+#[test]
+fn a_record_that_is_due_while_its_subscription_is_paused_costs_no_cpu() {
+    let _alone = alone();
+    quiet_planted_panics();
+    let bus = keylane::connect("memory:?topics=orders").wait().unwrap();
+    let builder = bus.subscribe_envelopes("orders").group("idle").workers(1).retry(Retry::none());
+    let given_back = builder.then(Then::Redeliver { delay: Duration::from_millis(200) });
+    let orders = given_back.handle(|_| Err("planted".into())).unwrap();
+    bus.publish("orders", numbered("a", 0)).wait().unwrap();
+    eventually("it was given back", || orders.stats().redelivered == 1).unwrap();
+    orders.pause();
+    assert_idle("a paused subscription");
+    let before = orders.stats().redelivered;
+    orders.resume();
+    eventually("it goes on", || orders.stats().redelivered > before).unwrap();
+}
+
+#[test]
+fn the_measure_finds_a_thread_that_spins() {
+    let _alone = alone();
+    let end = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ends = end.clone();
+    let spins = std::thread::spawn(move || {
+        while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    });
+    let share = cpu_share();
+    end.store(true, std::sync::atomic::Ordering::Relaxed);
+    spins.join().unwrap();
+    assert!(share > 0.005, "a thread that wakes 6,000 times a second was measured at {:.2} %", share * 100.0);
+}

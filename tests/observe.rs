@@ -1,0 +1,190 @@
+//! What can be seen of a bus: spans, log lines, counters.
+
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
+mod support;
+
+use keylane::{DeadLetter, Event, HandlerError, Jitter, Record, Retry, Stats, Then};
+use std::io::Write;
+use std::sync::{Mutex, Once};
+use std::time::Duration;
+use support::{eventually, number, numbered, quiet_planted_panics};
+use tracing_subscriber::fmt::format::FmtSpan;
+
+static TEXT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Shared;
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        TEXT.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps what this process logs, spans included, as lines of text.
+fn capture() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_span_events(FmtSpan::NEW)
+            .with_ansi(false)
+            .with_writer(|| Shared)
+            .init();
+    });
+}
+
+fn lines_with(words: &[&str]) -> Vec<String> {
+    let text = String::from_utf8_lossy(&TEXT.lock().unwrap()).into_owned();
+    text.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_attempt_has_a_span_with_the_fields_of_its_record() {
+    capture();
+    let bus = keylane::connect("memory:?topics=spans&partitions=1").wait().unwrap();
+    let quick = Retry::exponential(Duration::from_millis(1)..Duration::from_millis(2));
+    let builder = bus.subscribe_envelopes("spans").group("observed").retry(quick);
+    let subscription =
+        builder.handle(|event| if event.attempt() == 1 { Err("planted".into()) } else { Ok(()) }).unwrap();
+    bus.publish("spans", numbered("order-7", 0)).wait().unwrap();
+    eventually("it was handled", || subscription.stats().succeeded == 1).unwrap();
+    for attempt in ["attempt=1", "attempt=2"] {
+        let fields = [
+            "process{",
+            r#"messaging.system="memory""#,
+            r#"messaging.destination.name="spans""#,
+            r#"messaging.consumer.group.name="observed""#,
+            "partition=0",
+            "offset=0",
+            r#"key="order-7""#,
+            attempt,
+        ];
+        eventually(&format!("there is a span with {fields:?}"), || !lines_with(&fields).is_empty()).unwrap();
+    }
+}
+
+#[test]
+fn a_failed_envelope_and_a_failed_plain_record_are_told_apart() {
+    capture();
+    let bus = keylane::connect("memory:?topics=told,told.dead&partitions=1").wait().unwrap();
+    let envelopes = bus
+        .subscribe_envelopes("told")
+        .group("envelopes")
+        .retry(Retry::none())
+        .then(DeadLetter::to("told.dead"))
+        .handle(|_| Err("planted trouble".into()))
+        .unwrap();
+    let plain = bus.subscribe("told").group("plain").handle(|_| Err("planted trouble".into())).unwrap();
+    bus.publish("told", numbered("order-8", 0)).wait().unwrap();
+    eventually("both are over", || envelopes.stats().dead_lettered == 1 && plain.stats().discarded == 1)
+        .unwrap();
+    let place = ["WARN", r#"topic="told""#, "partition=0", "offset=0", r#"key="order-8""#];
+    for message in [
+        "an Envelope was not handled; its key waits, other keys go on",
+        "an Envelope went to the dead-letter topic",
+        "a plain record's handler failed; the record is settled and not tried again",
+    ] {
+        let words: Vec<&str> = place.iter().copied().chain([message]).collect();
+        assert_eq!(lines_with(&words).len(), 1, "{message}");
+    }
+}
+
+#[test]
+fn the_counters_tell_what_happened() {
+    quiet_planted_panics();
+    let bus = keylane::connect("memory:?topics=orders,dead&partitions=1").wait().unwrap();
+    let gate = support::Gate::default();
+    let at = gate.clone();
+    let make = move || {
+        let at = at.clone();
+        move |event: &Event| -> Result<(), HandlerError> {
+            match (number(event), event.attempt()) {
+                (1, 1) => Err("planted".into()),
+                (2, 1) => panic!("planted"),
+                (3, _) => Err(HandlerError::terminal("planted")),
+                (9, _) => {
+                    at.pass();
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        }
+    };
+    let quick = Retry::exponential(Duration::from_millis(1)..Duration::from_millis(2)).jitter(Jitter::None);
+    let orders = bus
+        .subscribe_envelopes("orders")
+        .group("g")
+        .workers(1)
+        .retry(quick.attempts(3))
+        .then(DeadLetter::to("dead"))
+        .handle_owned(make)
+        .unwrap();
+    for n in 0..4 {
+        bus.publish("orders", numbered(&format!("key-{n}"), n)).wait().unwrap();
+    }
+    eventually("all are over", || orders.stats().in_flight == 0 && orders.stats().consumed == 4).unwrap();
+    let seen = orders.stats();
+    let counted = [
+        ("consumed", seen.consumed, 4),
+        ("succeeded", seen.succeeded, 3),
+        ("failed", seen.failed, 3),
+        ("retried", seen.retried, 2),
+        ("panicked", seen.panicked, 1),
+        ("restarts", seen.restarts, 1),
+        ("dead_lettered", seen.dead_lettered, 1),
+        ("discarded", seen.discarded, 0),
+        ("redelivered", seen.redelivered, 0),
+        ("without_aggregate", seen.without_aggregate, 0),
+        ("waiting_keys", seen.waiting_keys, 0),
+        ("published by the bus, the dead letter too", bus.stats().published, 5),
+    ];
+    for (name, count, expected) in counted {
+        assert_eq!(count, expected, "{name}");
+    }
+    assert!(seen.handling_time >= seen.handling_time_max && seen.handling_time_max > Duration::ZERO);
+    // Gauges, while a handler is held up.
+    for n in 9..12 {
+        bus.publish("orders", numbered("key-9", n)).wait().unwrap();
+    }
+    eventually("three are in flight on one worker", || {
+        let Stats { in_flight, lane_depth, .. } = orders.stats();
+        (in_flight, lane_depth) == (3, 3)
+    })
+    .unwrap();
+    gate.open();
+    eventually("nothing is in flight", || orders.stats().in_flight == 0).unwrap();
+    let again = bus.subscribe("dead").group("g").handle(|_| Ok(())).unwrap();
+    bus.publish("dead", Record::new("without a key")).wait().unwrap();
+    eventually("it is counted", || again.stats().without_aggregate == 1).unwrap();
+}
+
+#[test]
+fn given_up_and_given_back_records_are_counted() {
+    let bus = keylane::connect("memory:?topics=orders&partitions=1").wait().unwrap();
+    let discards = bus
+        .subscribe_envelopes("orders")
+        .group("discards")
+        .retry(Retry::none())
+        .then(Then::Discard)
+        .handle(|_| Err("planted".into()))
+        .unwrap();
+    let returns = bus
+        .subscribe_envelopes("orders")
+        .group("returns")
+        .retry(Retry::none())
+        .then(Then::Redeliver { delay: Duration::from_millis(1) })
+        .handle(|event| if event.redeliveries() == 0 { Err("planted".into()) } else { Ok(()) })
+        .unwrap();
+    bus.publish("orders", numbered("a", 0)).wait().unwrap();
+    eventually("one gave it up", || discards.stats().discarded == 1).unwrap();
+    eventually("one gave it back and handled it then", || {
+        let stats = returns.stats();
+        (stats.redelivered, stats.consumed, stats.succeeded) == (1, 2, 1)
+    })
+    .unwrap();
+}

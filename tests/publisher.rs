@@ -1,0 +1,151 @@
+//! The publisher over the memory broker: order through failures, bounds, dropped operations, a close in the middle.
+
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
+mod support;
+
+use keylane::memory::MemoryBroker;
+use keylane::{Bus, Config, PublishError, Record, Status, TryPublishError};
+use std::time::Duration;
+use support::eventually;
+
+fn broker(tune: impl FnOnce(&mut Config)) -> (MemoryBroker, Bus) {
+    let broker = MemoryBroker::builder().topic_with("t", 1).retention_records(10).build();
+    let mut config = Config::default();
+    tune(&mut config);
+    let bus = broker.connect(config).unwrap();
+    (broker, bus)
+}
+
+fn stored(broker: &MemoryBroker) -> Vec<u8> {
+    broker.records("t").unwrap().iter().map(|record| record.value[0]).collect()
+}
+
+#[test]
+fn a_publish_that_fails_holds_back_later_ones_of_its_key() {
+    let (broker, bus) = broker(|_| {});
+    broker.faults().fail_next_publishes("t", 3);
+    let ops: Vec<_> = (0..10).map(|n| bus.publish("t", Record::new(vec![n]).with_key("k"))).collect();
+    for op in ops {
+        op.wait().unwrap();
+    }
+    assert_eq!(stored(&broker), (0..10).collect::<Vec<_>>());
+    assert_eq!(bus.stats().published, 10);
+}
+
+#[test]
+fn a_publish_that_fails_holds_back_no_other_key() {
+    let (broker, bus) = broker(|_| {});
+    broker.faults().fail_publishes_when(|_, record| record.key.as_deref() == Some(b"bad"));
+    let bad = bus.publish("t", Record::new(vec![0]).with_key("bad"));
+    bus.publish("t", Record::new(vec![1]).with_key("good")).wait().unwrap();
+    assert!(!bad.is_done());
+    broker.faults().clear();
+    bad.wait().unwrap();
+    assert_eq!(stored(&broker), [1, 0]);
+}
+
+#[test]
+fn a_full_topic_makes_publishers_wait_and_drops_nothing() {
+    let (broker, bus) = broker(|config| config.publisher.records = 4);
+    let subscription = bus.subscribe("t").group("g").handle(|_| Ok(())).unwrap();
+    subscription.ready().wait().unwrap();
+    subscription.pause();
+    eventually("it pauses", || subscription.health().status == Status::Paused).unwrap();
+    for n in 0..10 {
+        bus.publish("t", Record::new(vec![n])).wait().unwrap();
+    }
+    let refused = bus.try_publish("t", Record::new("x")).unwrap_err();
+    assert_eq!(
+        refused,
+        TryPublishError::Full(Record { timestamp: refused_time(&refused), ..Record::new("x") })
+    );
+    let ops: Vec<_> = (10..40).map(|n| bus.publish("t", Record::new(vec![n]).with_key("k"))).collect();
+    assert!(ops.iter().all(|op| !op.is_done()));
+    let flush = bus.flush();
+    assert!(!flush.is_done());
+    subscription.resume();
+    for op in ops {
+        op.wait().unwrap();
+    }
+    flush.wait();
+    eventually("all arrived", || subscription.stats().succeeded == 40).unwrap();
+    eventually("all is settled", || broker.watermarks("g", "t").unwrap() == Some(vec![40])).unwrap();
+}
+
+fn refused_time(refused: &TryPublishError) -> std::time::SystemTime {
+    let TryPublishError::Full(record) = refused else { panic!("{refused}") };
+    record.timestamp
+}
+
+#[test]
+fn dropping_an_operation_withdraws_it_while_it_waits_for_room_and_not_after() {
+    let (broker, bus) = broker(|config| config.publisher.records = 2);
+    broker.faults().pause_deliveries(true);
+    let mut ops: Vec<_> =
+        (0..4).map(|n| Some(bus.publish("t", Record::new(vec![n]).with_key("k")))).collect();
+    // The first is with the publisher, the fourth still waits for room.
+    drop((ops[0].take(), ops[3].take()));
+    broker.faults().pause_deliveries(false);
+    for op in ops.into_iter().flatten() {
+        op.wait().unwrap();
+    }
+    bus.flush().wait();
+    assert_eq!(stored(&broker), [0, 1, 2]);
+}
+
+#[test]
+fn close_answers_what_the_broker_did_not() {
+    let (broker, bus) = broker(|_| {});
+    broker.faults().fail_publishes_when(|_, _| true);
+    let op = bus.publish("t", Record::new("x"));
+    assert_eq!(bus.close(Duration::from_millis(50)).wait().unacknowledged, 1);
+    assert_eq!(op.wait(), Err(PublishError::Closed));
+    assert_eq!(bus.publish("t", Record::new("x")).wait(), Err(PublishError::Closed));
+}
+
+#[test]
+fn a_publish_that_is_tried_again_outlives_its_bus() {
+    let (broker, bus) = broker(|_| {});
+    broker.faults().fail_next_publishes("t", 2);
+    let op = bus.publish("t", Record::new(vec![7]).with_key("k"));
+    drop(bus);
+    op.wait().unwrap();
+    assert_eq!(stored(&broker), [7]);
+}
+
+#[test]
+fn a_try_at_a_full_topic_gets_full_also_while_others_wait_for_it() {
+    let (broker, bus) = broker(|_| {});
+    broker.create_topic_with("other", 1);
+    let subscription = bus.subscribe("t").group("g").handle(|_| Ok(())).unwrap();
+    subscription.ready().wait().unwrap();
+    subscription.pause();
+    eventually("it pauses", || subscription.health().status == Status::Paused).unwrap();
+    for n in 0..10 {
+        bus.publish("t", Record::new(vec![n])).wait().unwrap();
+    }
+    let waits = bus.publish("t", Record::new("x"));
+    for _ in 0..3 {
+        let refused = bus.try_publish("t", Record::new("x"));
+        assert!(matches!(refused, Err(TryPublishError::Full(_))), "{refused:?}");
+    }
+    bus.try_publish("other", Record::new("x")).unwrap().wait().unwrap();
+    assert!(!waits.is_done());
+}
+
+#[test]
+fn a_topic_that_stays_full_is_logged_with_its_name_and_key() {
+    support::capture_log();
+    let broker = MemoryBroker::builder().topic_with("stays-full", 1).retention_records(1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    let subscription = bus.subscribe("stays-full").group("g").handle(|_| Ok(())).unwrap();
+    subscription.ready().wait().unwrap();
+    subscription.pause();
+    eventually("it pauses", || subscription.health().status == Status::Paused).unwrap();
+    bus.publish("stays-full", Record::new("x")).wait().unwrap();
+    let waits = bus.publish("stays-full", Record::new("x").with_key("key-7"));
+    eventually("it is said", || support::logged(&["WARN", "topic=\"stays-full\"", "key-7"]) > 0).unwrap();
+    subscription.resume();
+    waits.wait().unwrap();
+}
