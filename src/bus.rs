@@ -3,7 +3,7 @@
 use crate::broker::memory::MemoryBroker;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::{Clock, after};
-use crate::config::{Config, Scheme, names};
+use crate::config::{BusUrl, Config, Scheme, names};
 use crate::envelope::Envelope;
 use crate::error::{ConnectError, NameError};
 use crate::event::Record;
@@ -56,12 +56,32 @@ pub fn connect(url: &str) -> Op<Result<Bus, ConnectError>> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn connect_with(config: Config) -> Op<Result<Bus, ConnectError>> {
-    Op::ready(open(config))
+    let checked = config.resolve().map_err(ConnectError::from).and_then(|(url, config)| {
+        url.scheme().require_feature()?;
+        Ok((url, config))
+    });
+    match checked {
+        Ok((url, config)) if url.scheme() == Scheme::Memory => Op::ready(open(&url, config)),
+        Ok((url, config)) => connecting(url, config),
+        Err(error) => Op::ready(Err(error)),
+    }
 }
 
-fn open(config: Config) -> Result<Bus, ConnectError> {
-    let (url, config) = config.resolve()?;
-    url.scheme().require_feature()?;
+/// Asks the broker from a thread of its own: its client library may wait, and no caller can be made to lend one.
+fn connecting(url: BusUrl, config: Config) -> Op<Result<Bus, ConnectError>> {
+    let (promise, op) = Op::pending(|| Err(ConnectError::Abandoned));
+    let connect = move || promise.complete(open(&url, config));
+    match thread::Builder::new().name("keylane-connect".to_owned()).spawn(connect) {
+        Ok(_) => op,
+        Err(error) => Op::ready(Err(ConnectError::Thread(error))),
+    }
+}
+
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "nats")),
+    expect(clippy::unnecessary_wraps, reason = "only what is remote can fail")
+)]
+fn open(url: &BusUrl, config: Config) -> Result<Bus, ConnectError> {
     match url.scheme() {
         Scheme::Memory => {
             let memory = &config.memory;
@@ -75,7 +95,12 @@ fn open(config: Config) -> Result<Bus, ConnectError> {
             }
             Ok(Bus::new(Arc::new(broker.build()), config))
         }
-        Scheme::Kafka | Scheme::Nats => unreachable!("refused above: no build has these features yet"),
+        #[cfg(feature = "kafka")]
+        Scheme::Kafka => Ok(Bus::new(crate::broker::kafka::connect(url, &config)?, config)),
+        #[cfg(feature = "nats")]
+        Scheme::Nats => Ok(Bus::new(crate::broker::nats::connect(url, &config)?, config)),
+        #[cfg(not(all(feature = "kafka", feature = "nats")))]
+        _ => unreachable!("refused above: this build has not the feature"),
     }
 }
 
@@ -126,6 +151,8 @@ struct Inner {
     publisher: Publisher,
     clock: Clock,
     config: Config,
+    /// The group of subscriptions that name none, from the URL.
+    group: Option<String>,
     is_closed: AtomicBool,
     subscriptions: Mutex<Vec<Weak<Core>>>,
 }
@@ -184,12 +211,15 @@ impl Bus {
         };
         let publisher = Publisher::new(broker.clone(), bounds, clock.clone());
         let is_closed = AtomicBool::new(false);
+        let url = BusUrl::parse(&config.url).ok();
+        let group = url.and_then(|url| url.option("group").map(str::to_owned));
         Self {
             inner: Arc::new(Inner {
                 broker,
                 publisher,
                 clock,
                 config,
+                group,
                 is_closed,
                 subscriptions: Mutex::default(),
             }),
@@ -211,12 +241,25 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create_topic(&self, topic: &str) -> Op<Result<(), TopicError>> {
-        let create = || {
-            names::topic(topic)?;
-            self.broker()?.create_topic(topic)?;
-            Ok(())
-        };
-        Op::ready(create())
+        let broker =
+            match names::topic(topic).map_err(TopicError::from).and_then(|()| Ok(self.broker()?.clone())) {
+                Ok(broker) => broker,
+                Err(error) => return Op::ready(Err(error)),
+            };
+        let topic = topic.to_owned();
+        let create = move || broker.create_topic(&topic).map_err(TopicError::from);
+        if !self.inner.broker.is_remote() {
+            return Op::ready(create());
+        }
+        let (promise, op) = Op::pending(|| Err(BrokerError::Closed.into()));
+        // Waiting for the answer needs a thread, and no caller can be made to lend one.
+        match thread::Builder::new()
+            .name("keylane-topic".to_owned())
+            .spawn(move || promise.complete(create()))
+        {
+            Ok(_) => op,
+            Err(error) => Op::ready(Err(BrokerError::Transient(error.to_string()).into())),
+        }
     }
 
     /// Publishes an [`Envelope`] or a [`Record`].
@@ -409,6 +452,7 @@ impl Bus {
             cores.iter().for_each(|core| core.join());
             let left = until.saturating_duration_since(std::time::Instant::now());
             let unacknowledged = inner.publisher.close(left).wait();
+            inner.broker.close();
             promise.complete(CloseReport { subscriptions, unacknowledged });
         };
         // Waiting needs a thread, and no caller can be made to lend one; it ends with the bus.
@@ -426,6 +470,10 @@ impl Bus {
 
     pub(crate) fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    pub(crate) fn group(&self) -> Option<&String> {
+        self.inner.group.as_ref()
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 pub use crate::config::names::NameError;
 
@@ -196,4 +197,32 @@ pub enum ConnectError {
         /// The Cargo feature that brings its backend.
         feature: &'static str,
     },
+    /// No broker answered in time.
+    #[error("no {system} broker answered within {within:?} at {addresses}: {reason}")]
+    Unreachable {
+        /// `kafka` or `nats`.
+        system: &'static str,
+        /// All that were tried.
+        addresses: String,
+        /// The connect timeout.
+        within: Duration,
+        /// What was seen last.
+        reason: String,
+    },
+    /// A broker answered and refuses this client, or a setting is not one that it or its client library takes.
+    #[error("cannot connect to {system} at {addresses}: {reason}")]
+    Refused {
+        /// `kafka` or `nats`.
+        system: &'static str,
+        /// All that were tried.
+        addresses: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The thread that connects could not be started.
+    #[error("the thread that connects could not be started: {0}")]
+    Thread(std::io::Error),
+    /// The thread that connects ended without an answer, by a panic.
+    #[error("connecting was given up by a panic")]
+    Abandoned,
 }

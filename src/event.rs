@@ -1,6 +1,6 @@
 //! Records as brokers carry them, and events as handlers see them.
 
-use crate::broker::Fetched;
+use crate::broker::{Fetched, FetchedRecord};
 use crate::cancellation::Cancellation;
 use crate::envelope::{Envelope, Parsed};
 use crate::observe::health::Place;
@@ -236,7 +236,7 @@ pub struct Event {
 struct Inner {
     assignment: Arc<Assignment>,
     offset: u64,
-    record: Arc<Record>,
+    record: FetchedRecord,
     redeliveries: u32,
     aggregate: Aggregate,
     envelope: Option<Parsed>,
@@ -558,7 +558,7 @@ impl Event {
         Some(self.inner.envelope.as_ref()?.view(self.value()))
     }
 
-    pub(crate) fn record(&self) -> &Arc<Record> {
+    pub(crate) fn record(&self) -> &Record {
         &self.inner.record
     }
 

@@ -23,6 +23,8 @@ fn leaves(config: &Config) -> BTreeMap<String, Value> {
     fn collect(above: &str, table: Table, leaves: &mut BTreeMap<String, Value>) {
         for (name, value) in table {
             match value {
+                // A key whose value is a table.
+                value if name == "properties" => drop(leaves.insert(format!("{above}{name}"), value)),
                 Value::Table(table) => collect(&format!("{above}{name}."), table, leaves),
                 value => drop(leaves.insert(format!("{above}{name}"), value)),
             }
@@ -73,6 +75,27 @@ const OTHER_VALUES: &[(&str, &str, &str)] = &[
     ("memory.retention_bytes", "2000000", ""),
     ("memory.create_topics", "true", ""),
     ("memory.topics", "['orders', 'payments']", ""),
+    ("kafka.connect_timeout", "'3s'", ""),
+    ("kafka.group_protocol", "'consumer'", ""),
+    ("kafka.tls", "true", ""),
+    ("kafka.tls_ca", "'ca.pem'", ""),
+    ("kafka.sasl", "'scram-sha-512'", ""),
+    ("kafka.create_topics", "true", ""),
+    ("kafka.partitions", "9", ""),
+    ("kafka.replicas", "3", ""),
+    // Written with their names and without their values: see below.
+    ("kafka.properties", "{ 'linger.ms' = '***' }", ""),
+    ("nats.connect_timeout", "'3s'", ""),
+    ("nats.tls", "true", ""),
+    ("nats.tls_ca", "'ca.pem'", ""),
+    ("nats.credentials", "'user.creds'", ""),
+    ("nats.stream", "'SHOP'", ""),
+    ("nats.create_topics", "true", ""),
+    ("nats.storage", "'memory'", ""),
+    ("nats.replicas", "3", ""),
+    ("nats.ack_wait", "'9s'", ""),
+    ("nats.double_ack", "true", ""),
+    ("nats.takeover_after", "'9s'", ""),
 ];
 
 #[test]
@@ -112,6 +135,7 @@ fn every_key_sets_its_own_value_and_no_other_from_toml_and_environment_alike() {
         let text = match &wanted["it"] {
             Value::String(text) => text.clone(),
             Value::Array(_) => "orders,payments".to_owned(),
+            Value::Table(_) => "linger.ms=***".to_owned(),
             Value::Integer(n) => n.to_string(),
             Value::Float(x) => x.to_string(),
             other => other.as_bool().unwrap().to_string(),
@@ -459,7 +483,7 @@ fn a_url_that_is_refused_says_which_part_and_what_was_expected() {
         ("kafka://h/?&group=a", format!("option `` {OPTION}")),
         ("kafka://h/?group=a&group=b", "option `group` is wrong; expected each option once".to_owned()),
         ("kafka://h/?gruop=a", "unknown option `gruop` of `kafka`; the nearest known option is `group`".to_owned()),
-        ("nats://h/?group=a", "unknown option `group` of `nats`; the nearest known option is `stream`".to_owned()),
+        ("nats://h/?streem=a", "unknown option `streem` of `nats`; the nearest known option is `stream`".to_owned()),
         ("memory:?partition=4", "unknown option `partition` of `memory`; the nearest known option is `partitions`".to_owned()),
         ("memory:?=4", "unknown option `` of `memory`; the nearest known option is `topics`".to_owned()),
         (

@@ -5,13 +5,18 @@
 //! decisions (which record may start, what a failure leads to, which position to commit) are made above, once, so
 //! that every backend keeps the same promises.
 
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 pub(crate) mod memory;
+#[cfg(feature = "nats")]
+pub(crate) mod nats;
 
 use crate::clock::Clock;
 use crate::event::Record;
 use crate::listeners::Registration;
 use crate::sync::Arc;
-use std::ops::Range;
+use bytes::Bytes;
+use std::ops::{Deref, Range};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -23,6 +28,10 @@ pub(crate) struct Capabilities {
     /// Publishes that are in flight together are stored in the order of the calls, also when one is tried again.
     /// Without it the publisher keeps at most one publish of a key in flight.
     pub(crate) orders_publishes: bool,
+    /// The broker counts how often it handed a record out, and remembers that longer than any process lives: a record
+    /// that was handed out more often than it may be tried is given up without another try, so that one which kills
+    /// its process does not do so for ever.
+    pub(crate) counts_deliveries: bool,
 }
 
 /// A connection to a broker, shared by all publishers and subscriptions of a bus.
@@ -35,6 +44,16 @@ pub(crate) trait Broker: Send + Sync + 'static {
     /// Where everything above reads the time.
     fn clock(&self) -> Clock {
         Clock::system()
+    }
+
+    /// Whether it is at the other end of a network, so that asking it waits for an answer, within a limit of its own.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// How often positions are committed where nothing else is said. None: at each turn, where that is no round trip.
+    fn commit_interval(&self) -> Option<Duration> {
+        None
     }
 
     /// How many partitions the topic has.
@@ -58,6 +77,10 @@ pub(crate) trait Broker: Send + Sync + 'static {
 
     /// Joins the group. `wake` is called whenever [`Consumer::poll`] may have something new.
     fn subscribe(&self, spec: &ConsumerSpec, wake: Waker) -> Result<Box<dyn Consumer>, BrokerError>;
+
+    /// Ends the connection of a bus that is closed, and its threads: nothing is published any more, and no consumer is
+    /// left.
+    fn close(&self) {}
 }
 
 /// Where the answer to a publish goes.
@@ -93,6 +116,27 @@ pub(crate) struct ConsumerSpec {
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) group: Arc<str>,
     pub(crate) start: Start,
+    /// What is taken at most: records, and bytes.
+    #[cfg_attr(
+        not(any(feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "memory needs none of it")
+    )]
+    pub(crate) budget: Budget,
+    /// How long what runs may take when a partition is taken away.
+    #[cfg_attr(
+        not(any(feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "memory needs none of it")
+    )]
+    pub(crate) drain_timeout: Duration,
+}
+
+#[cfg(test)]
+impl ConsumerSpec {
+    pub(crate) fn for_test(topic: &str, group: impl Into<Arc<str>>, start: Start) -> Self {
+        let budget = Budget { records: 4096, bytes: 64 << 20 };
+        let drain_timeout = Duration::from_secs(10);
+        Self { topics: vec![topic.into()], group: group.into(), start, budget, drain_timeout }
+    }
 }
 
 /// Where a group that has no position yet begins.
@@ -131,8 +175,19 @@ pub(crate) trait Consumer: Send {
     /// announced again: poll again when there is room or after resuming.
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError>;
 
+    /// A record is over. Only for brokers that want to hear it of each; positions come by [`commit`](Self::commit).
+    fn settled(&mut self, _partition: Partition, _offset: u64) {}
+
     /// Makes the position durable. A position of a generation that is gone is refused with `Fenced`.
-    fn commit(&mut self, partition: Partition, position: &Position) -> Result<(), BrokerError>;
+    ///
+    /// With [`Durability::Accepted`] it may be under way when this returns. If it fails later, the next polls say so
+    /// with [`Polled::CommitFailed`], and commits of the partition give the error until one has passed.
+    fn commit(
+        &mut self,
+        partition: Partition,
+        position: &Position,
+        durability: Durability,
+    ) -> Result<Committed, BrokerError>;
 
     /// Gives one record back, to be delivered again after the delay. Only where `Capabilities::redeliver` is true.
     fn give_back(&mut self, partition: Partition, offset: u64, delay: Duration) -> Result<(), BrokerError>;
@@ -146,6 +201,24 @@ pub(crate) trait Consumer: Send {
     /// Stops and resumes handing out new records of one partition; membership goes on. What was given back comes all
     /// the same: it may be what the partition was paused to wait for.
     fn set_paused(&mut self, partition: Partition, is_paused: bool);
+}
+
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// For nothing: it may be under way.
+    Accepted,
+    /// For the broker's answer, or for a limit of the backend's, behind which it has failed.
+    Confirmed,
+}
+
+/// How much of a position was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Committed {
+    All,
+    /// The watermark, and as much of what is settled ahead of it as there is room for, which is all of it or almost.
+    /// No record of the partition is fetched until a later position takes less room.
+    Crowded,
 }
 
 /// How much a poll may hand out.
@@ -183,6 +256,12 @@ pub(crate) enum Polled {
     Revoked(Partition),
     /// The partition is gone already; nothing may be committed.
     Lost(Partition),
+    /// A commit that was accepted has failed, for this reason: the position is to be committed again.
+    #[cfg_attr(
+        not(any(feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "memory needs none of it")
+    )]
+    CommitFailed(Partition, String),
     Record(Fetched),
 }
 
@@ -191,9 +270,33 @@ pub(crate) enum Polled {
 pub(crate) struct Fetched {
     pub(crate) partition: Partition,
     pub(crate) offset: u64,
-    pub(crate) record: Arc<Record>,
+    pub(crate) record: FetchedRecord,
+    /// On NATS, in UTF-8.
+    pub(crate) subject: Option<Bytes>,
     /// How often the broker handed it out before, as far as it knows.
     pub(crate) redeliveries: u32,
+}
+
+/// A record that its broker keeps too, or one that was made of what came over the network.
+#[derive(Debug, Clone)]
+pub(crate) enum FetchedRecord {
+    Shared(Arc<Record>),
+    #[cfg_attr(
+        not(any(feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "memory needs none of it")
+    )]
+    Own(Record),
+}
+
+impl Deref for FetchedRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        match self {
+            Self::Shared(record) => record,
+            Self::Own(record) => record,
+        }
+    }
 }
 
 /// What a broker refused, and why.

@@ -1,9 +1,10 @@
 //! Every key: its path, its form, its range and its field, said once for TOML, environment, URL and code.
 
-use super::{Attempts, BusUrl, Config, ThenConfig, Workers, duration, names};
+use super::{Attempts, BusUrl, Config, GroupProtocol, Sasl, Storage, ThenConfig, Workers, duration, names};
 use crate::error::{ConfigError, Origin, shown};
 use crate::policy::Jitter;
 use crate::pool::Idle;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -70,6 +71,25 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Names and values; what may be a secret is in no error.
+    fn pairs(self) -> Result<BTreeMap<String, String>, String> {
+        const FORM: &str = "is not a list of `name=value`";
+        match self {
+            Self::Text("") => Ok(BTreeMap::new()),
+            Self::Text(text) => {
+                let pair =
+                    |pair: &str| Some(pair.split_once('=')?).map(|(n, v)| (n.to_owned(), v.to_owned()));
+                text.split(',').map(pair).collect::<Option<_>>().ok_or_else(|| FORM.to_owned())
+            }
+            Self::Toml(Value::Table(table)) => {
+                let mut pairs = BTreeMap::new();
+                collect_pairs("", table, &mut pairs)?;
+                Ok(pairs)
+            }
+            Self::Toml(_) => Err("is not a table".to_owned()),
+        }
+    }
+
     /// The value as an error shows it.
     pub(super) fn shown(self) -> String {
         match self {
@@ -83,6 +103,35 @@ impl<'a> Input<'a> {
             Self::Toml(Value::Table(_)) => "a table".to_owned(),
         }
     }
+}
+
+/// A name with dots may be quoted or not: it means the same property.
+fn collect_pairs(
+    above: &str,
+    table: &toml::Table,
+    pairs: &mut BTreeMap<String, String>,
+) -> Result<(), String> {
+    for (name, value) in table {
+        let name = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        let text = match value {
+            Value::Table(below) => {
+                collect_pairs(&name, below, pairs)?;
+                continue;
+            }
+            Value::String(text) => text.clone(),
+            Value::Integer(n) => n.to_string(),
+            Value::Boolean(flag) => flag.to_string(),
+            _ => {
+                return Err(format!(
+                    "has at `{name}` neither a string nor a whole number, `true` or `false`"
+                ));
+            }
+        };
+        if pairs.insert(name.clone(), text).is_some() {
+            return Err(format!("has `{name}` twice"));
+        }
+    }
+    Ok(())
 }
 
 fn quoted(text: &str) -> String {
@@ -109,6 +158,7 @@ enum Form {
     Whole { range: RangeInclusive<usize>, field: fn(&mut Config) -> &mut usize },
     Time { range: RangeInclusive<Duration>, field: fn(&mut Config) -> &mut Duration },
     Flag { field: fn(&mut Config) -> &mut bool },
+    Text { takes: &'static str, field: fn(&mut Config) -> &mut String },
     Own { takes: &'static str, read: fn(&mut Config, Input<'_>) -> Result<(), String>, check: Check },
 }
 
@@ -131,7 +181,7 @@ impl Key {
                 format!("{} to {}", duration::format(*range.start()), duration::format(*range.end()))
             }
             Form::Flag { .. } => "true or false".to_owned(),
-            Form::Own { takes, .. } => (*takes).to_owned(),
+            Form::Text { takes, .. } | Form::Own { takes, .. } => (*takes).to_owned(),
         }
     }
 
@@ -150,9 +200,12 @@ impl Key {
             Form::Whole { field, .. } => input.whole().map(|n| *field(config) = n),
             Form::Time { field, .. } => input.duration().map(|time| *field(config) = time),
             Form::Flag { field } => input.flag().map(|flag| *field(config) = flag),
+            Form::Text { field, .. } => input.text().map(|text| text.clone_into(field(config))),
             Form::Own { read, .. } => read(config, input),
         };
-        read.map_err(|problem| self.refuse(Wrong { value: input.shown(), problem }, origin))?;
+        // A property may be a secret.
+        let shown = || if self.path == "kafka.properties" { "***".to_owned() } else { input.shown() };
+        read.map_err(|problem| self.refuse(Wrong { value: shown(), problem }, origin))?;
         self.check(config, origin)
     }
 
@@ -171,7 +224,7 @@ impl Key {
                 if range.contains(&value) { Ok(()) } else { Err(Wrong::out_of_range(value)) }
             }
             Form::Time { range, field } => check_time(range, *field(config)),
-            Form::Flag { .. } => Ok(()),
+            Form::Flag { .. } | Form::Text { .. } => Ok(()),
             Form::Own { check, .. } => check(config),
         };
         checked.map_err(|wrong| self.refuse(wrong, origin))
@@ -208,6 +261,14 @@ const fn time(
     Key { path, form: Form::Time { range, field } }
 }
 
+const fn flag(path: &'static str, field: fn(&mut Config) -> &mut bool) -> Key {
+    Key { path, form: Form::Flag { field } }
+}
+
+const fn text(path: &'static str, takes: &'static str, field: fn(&mut Config) -> &mut String) -> Key {
+    Key { path, form: Form::Text { takes, field } }
+}
+
 const fn own(
     path: &'static str,
     takes: &'static str,
@@ -226,12 +287,14 @@ const BYTES: usize = if usize::BITS >= 64 { RECORD_BYTES.saturating_mul(64) } el
 const WORKERS: usize = 1024;
 const ATTEMPTS: u32 = 1_000_000;
 const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const CONNECT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The tables that keys are in.
 pub(super) static SECTIONS: &[&str] =
-    &["publisher", "subscription", "subscription.retry", "subscription.then", "memory"];
+    &["publisher", "subscription", "subscription.retry", "subscription.then", "memory", "kafka", "nats"];
 
 /// All keys, in the order in which they are read: `then.kind` before what belongs to one kind.
 pub(super) static KEYS: &[Key] = &[
@@ -408,7 +471,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("memory.partitions", 1..=1024, |c| &mut c.memory.partitions),
     whole("memory.retention_records", 1..=1 << 30, |c| &mut c.memory.retention_records),
     whole("memory.retention_bytes", 1..=BYTES, |c| &mut c.memory.retention_bytes),
-    Key { path: "memory.create_topics", form: Form::Flag { field: |c| &mut c.memory.create_topics } },
+    flag("memory.create_topics", |c| &mut c.memory.create_topics),
     own(
         "memory.topics",
         "a list of topics, each once",
@@ -430,7 +493,94 @@ pub(super) static KEYS: &[Key] = &[
             Ok(())
         },
     ),
+    time("kafka.connect_timeout", CONNECT, |c| &mut c.kafka.connect_timeout),
+    own(
+        "kafka.group_protocol",
+        "\"cooperative-sticky\", \"range\" or \"consumer\"",
+        |c, v| {
+            c.kafka.group_protocol = choice(
+                v,
+                &[
+                    ("cooperative-sticky", GroupProtocol::CooperativeSticky),
+                    ("range", GroupProtocol::Range),
+                    ("consumer", GroupProtocol::Consumer),
+                ],
+            )?;
+            Ok(())
+        },
+        |_| Ok(()),
+    ),
+    flag("kafka.tls", |c| &mut c.kafka.tls),
+    text("kafka.tls_ca", "the path of a PEM file, or nothing", |c| &mut c.kafka.tls_ca),
+    own(
+        "kafka.sasl",
+        "\"plain\", \"scram-sha-256\" or \"scram-sha-512\"",
+        |c, v| {
+            c.kafka.sasl = choice(
+                v,
+                &[
+                    ("plain", Sasl::Plain),
+                    ("scram-sha-256", Sasl::ScramSha256),
+                    ("scram-sha-512", Sasl::ScramSha512),
+                ],
+            )?;
+            Ok(())
+        },
+        |_| Ok(()),
+    ),
+    flag("kafka.create_topics", |c| &mut c.kafka.create_topics),
+    whole("kafka.partitions", 1..=10_000, |c| &mut c.kafka.partitions),
+    whole("kafka.replicas", 0..=100, |c| &mut c.kafka.replicas),
+    own(
+        "kafka.properties",
+        "names and values of librdkafka's properties",
+        |c, v| {
+            c.kafka.properties.0 = v.pairs()?;
+            Ok(())
+        },
+        |_| Ok(()),
+    ),
+    time("nats.connect_timeout", CONNECT, |c| &mut c.nats.connect_timeout),
+    flag("nats.tls", |c| &mut c.nats.tls),
+    text("nats.tls_ca", "the path of a PEM file, or nothing", |c| &mut c.nats.tls_ca),
+    text("nats.credentials", "the path of a credentials file, or nothing", |c| &mut c.nats.credentials),
+    own(
+        "nats.stream",
+        "a stream, or nothing",
+        |c, v| {
+            v.text()?.clone_into(&mut c.nats.stream);
+            Ok(())
+        },
+        |c| match &c.nats.stream {
+            stream if stream.is_empty() => Ok(()),
+            stream => names::stream(stream)
+                .map_err(|error| Wrong { value: quoted(stream), problem: format!("is refused: {error}") }),
+        },
+    ),
+    flag("nats.create_topics", |c| &mut c.nats.create_topics),
+    own(
+        "nats.storage",
+        "\"file\" or \"memory\"",
+        |c, v| {
+            c.nats.storage = choice(v, &[("file", Storage::File), ("memory", Storage::Memory)])?;
+            Ok(())
+        },
+        |_| Ok(()),
+    ),
+    whole("nats.replicas", 1..=5, |c| &mut c.nats.replicas),
+    time("nats.ack_wait", SECOND..=HOUR, |c| &mut c.nats.ack_wait),
+    flag("nats.double_ack", |c| &mut c.nats.double_ack),
+    time("nats.takeover_after", SECOND..=HOUR, |c| &mut c.nats.takeover_after),
 ];
+
+fn choice<T: Copy>(input: Input<'_>, choices: &[(&str, T)]) -> Result<T, String> {
+    let text = input.text()?;
+    choices
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| *value)
+        .ok_or_else(|| "is not known".to_owned())
+}
 
 fn check_topic(topic: &str) -> Result<(), Wrong> {
     names::topic(topic)

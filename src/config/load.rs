@@ -123,6 +123,9 @@ impl Config {
                 key.set(&mut self, Input::Text(value), &Origin::Url)?;
             }
         }
+        if let Some(stream) = url.option("stream") {
+            stream.clone_into(&mut self.nats.stream);
+        }
         for key in KEYS {
             key.check(&mut self, &Origin::Code)?;
         }

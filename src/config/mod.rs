@@ -21,6 +21,7 @@ pub use url::{BusUrl, Credentials, Host, Scheme, Secret};
 use crate::policy::{DeadLetter, FailurePolicy, Jitter, Retry, Then};
 use crate::pool::Idle;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ pub struct Config {
     pub subscription: SubscriptionConfig,
     /// The memory bus, read for `memory:` only.
     pub memory: MemoryConfig,
+    /// Kafka, read for `kafka://` only.
+    pub kafka: KafkaConfig,
+    /// NATS JetStream, read for `nats://` only.
+    pub nats: NatsConfig,
 }
 
 /// The section `[publisher]`: what may be published and not acknowledged yet.
@@ -186,6 +191,177 @@ pub struct MemoryConfig {
     pub topics: Vec<String>,
 }
 
+/// The section `[kafka]`. Users and passwords are in the URL.
+///
+/// ```
+/// use keylane::Config;
+/// use keylane::config::GroupProtocol;
+///
+/// let config = Config::from_toml(
+///     "[kafka]\ngroup_protocol = 'consumer'\nproperties = { 'compression.codec' = 'zstd', 'linger.ms' = '1' }",
+/// )?;
+/// assert_eq!(config.kafka.group_protocol, GroupProtocol::Consumer);
+/// assert_eq!(config.kafka.properties["linger.ms"], "1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct KafkaConfig {
+    /// How long the first answer of a broker may take; 100 ms to 5 min, default 10 s.
+    #[serde(serialize_with = "duration_text")]
+    pub connect_timeout: Duration,
+    /// How partitions move between the members of a group; default [`GroupProtocol::CooperativeSticky`].
+    pub group_protocol: GroupProtocol,
+    /// Whether connections are encrypted and the broker's certificate is checked; default false.
+    pub tls: bool,
+    /// A PEM file of the authorities that the broker's certificate is checked against; default none, which are those
+    /// of the system.
+    pub tls_ca: String,
+    /// How the user of the URL authenticates; default [`Sasl::Plain`].
+    pub sasl: Sasl,
+    /// Whether a topic that does not exist is created when it is first used; default false.
+    pub create_topics: bool,
+    /// Partitions of a topic that is created; 1 to 10,000, default 8.
+    pub partitions: usize,
+    /// Copies of each partition of a topic that is created; 0 to 100, default 0: as the brokers do by default.
+    pub replicas: usize,
+    /// Properties of librdkafka, by their names there, over what keylane sets. Those that would break a promise are
+    /// refused. Their values are never shown: some are secrets.
+    #[serde(serialize_with = "hidden_values")]
+    pub properties: Properties,
+}
+
+/// Names and values of a client library's own settings. `Debug` and `Serialize` write `***` for the values.
+///
+/// ```
+/// let config = keylane::Config::from_toml("kafka.properties = { 'ssl.key.password' = 'hunter2' }")?;
+/// assert_eq!(config.kafka.properties["ssl.key.password"], "hunter2");
+/// assert_eq!(format!("{:?}", config.kafka.properties), r#"{"ssl.key.password": ***}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Properties(pub BTreeMap<String, String>);
+
+impl std::ops::Deref for Properties {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|name| (name, format_args!("***")))).finish()
+    }
+}
+
+/// How the members of a Kafka group agree on who has which partition.
+///
+/// ```
+/// use keylane::{Config, config::GroupProtocol};
+///
+/// let protocol = |toml| Config::from_toml(toml).map(|config| config.kafka.group_protocol);
+/// assert_eq!(protocol("")?, GroupProtocol::CooperativeSticky);
+/// assert_eq!(protocol("kafka.group_protocol = 'range'")?, GroupProtocol::Range);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupProtocol {
+    /// The classic protocol; only the partitions that move stop.
+    CooperativeSticky,
+    /// The classic protocol; all partitions stop at each rebalance.
+    Range,
+    /// The protocol of KIP-848, by which the brokers assign; for Kafka 4.0 and newer.
+    Consumer,
+}
+
+/// How a user authenticates to Kafka.
+///
+/// ```
+/// use keylane::{Config, config::Sasl};
+///
+/// let config = Config::from_toml("kafka.sasl = 'scram-sha-512'")?;
+/// assert_eq!(config.kafka.sasl, Sasl::ScramSha512);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Sasl {
+    /// The password itself is sent: only over TLS, or where nobody listens.
+    #[serde(rename = "plain")]
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
+/// The section `[nats]`. Users, passwords and tokens are in the URL.
+///
+/// ```
+/// use keylane::{Config, config::Storage};
+/// use std::time::Duration;
+///
+/// let config = Config::from_toml("[nats]\nstream = 'SHOP'\nstorage = 'memory'\nack_wait = '10s'")?;
+/// assert_eq!((&config.nats.stream[..], config.nats.storage), ("SHOP", Storage::Memory));
+/// assert_eq!(config.nats.ack_wait, Duration::from_secs(10));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NatsConfig {
+    /// How long the first answer of a server may take; 100 ms to 5 min, default 10 s.
+    #[serde(serialize_with = "duration_text")]
+    pub connect_timeout: Duration,
+    /// Whether connections are encrypted and the server's certificate is checked; default false.
+    pub tls: bool,
+    /// A PEM file of the authorities that the server's certificate is checked against; default none, which are those
+    /// of the system.
+    pub tls_ca: String,
+    /// A credentials file, as `nsc` writes it; default none.
+    pub credentials: String,
+    /// The stream that all topics are in, as the option `stream` of the URL; default none: each topic is in a stream of
+    /// its own.
+    pub stream: String,
+    /// Whether a stream that does not exist is created when its topic is first used; default false.
+    pub create_topics: bool,
+    /// Where a stream that is created keeps its records; default [`Storage::File`].
+    pub storage: Storage,
+    /// Copies of a stream that is created, and of its consumers; 1 to 5, default 1.
+    pub replicas: usize,
+    /// How long a record may be with a consumer without a sign of life before the server hands it out again; 1 s to
+    /// 1 h, default 30 s.
+    #[serde(serialize_with = "duration_text")]
+    pub ack_wait: Duration,
+    /// Whether each acknowledgement is itself acknowledged by the server; default false.
+    pub double_ack: bool,
+    /// How long the active instance of a group may be silent before another takes over; 1 s to 1 h, default 5 s.
+    #[serde(serialize_with = "duration_text")]
+    pub takeover_after: Duration,
+}
+
+/// Where a JetStream stream keeps its records.
+///
+/// ```
+/// use keylane::{Config, config::Storage};
+///
+/// assert_eq!(Config::from_toml("nats.storage = 'memory'")?.nats.storage, Storage::Memory);
+/// assert_eq!(Config::default().nats.storage, Storage::File);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// In files; a server flushes them to the disk every two minutes by default, so that a loss of power may lose
+    /// what it had acknowledged.
+    File,
+    /// In memory: gone with the server.
+    Memory,
+}
+
 /// How many worker threads a subscription has.
 ///
 /// ```
@@ -288,6 +464,30 @@ impl Default for Config {
                 create_topics: false,
                 topics: Vec::new(),
             },
+            kafka: KafkaConfig {
+                connect_timeout: Duration::from_secs(10),
+                group_protocol: GroupProtocol::CooperativeSticky,
+                tls: false,
+                tls_ca: String::new(),
+                sasl: Sasl::Plain,
+                create_topics: false,
+                partitions: 8,
+                replicas: 0,
+                properties: Properties::default(),
+            },
+            nats: NatsConfig {
+                connect_timeout: Duration::from_secs(10),
+                tls: false,
+                tls_ca: String::new(),
+                credentials: String::new(),
+                stream: String::new(),
+                create_topics: false,
+                storage: Storage::File,
+                replicas: 1,
+                ack_wait: Duration::from_secs(30),
+                double_ack: false,
+                takeover_after: Duration::from_secs(5),
+            },
         }
     }
 }
@@ -318,6 +518,8 @@ impl fmt::Debug for Config {
             .field("publisher", &self.publisher)
             .field("subscription", &self.subscription)
             .field("memory", &self.memory)
+            .field("kafka", &self.kafka)
+            .field("nats", &self.nats)
             .finish()
     }
 }
@@ -362,6 +564,10 @@ impl Serialize for Attempts {
 
 fn url_text<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&url::redacted(url))
+}
+
+fn hidden_values<S: Serializer>(properties: &Properties, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(properties.keys().map(|name| (name, "***")))
 }
 
 fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -54,7 +54,6 @@ impl Scheme {
     /// assert!(keylane::config::Scheme::Memory.require_feature().is_ok());
     /// ```
     pub fn require_feature(self) -> Result<(), ConnectError> {
-        #[expect(unexpected_cfgs, reason = "the backends that bring these features are not written yet")]
         let (feature, is_enabled) = match self {
             Self::Memory => return Ok(()),
             Self::Kafka => ("kafka", cfg!(feature = "kafka")),
@@ -70,7 +69,7 @@ impl Scheme {
                 &["partitions", "retention_records", "retention_bytes", "create_topics", "topics"]
             }
             Self::Kafka => &["group"],
-            Self::Nats => &["stream"],
+            Self::Nats => &["group", "stream"],
         }
     }
 
@@ -182,7 +181,9 @@ impl fmt::Display for Host {
 ///
 /// - `memory:` or `memory:?partitions=8&topics=orders,payments`: options are the keys of the section `[memory]`.
 /// - `kafka://[user:password@]host[:port][,host[:port]…][/?group=…]`
-/// - `nats://[user:password@|token@]host[:port][,…][/?stream=…]`
+/// - `nats://[user:password@|token@]host[:port][,…][/?stream=…&group=…]`
+///
+/// `group` is the group of each subscription that names none; `stream` is the key `nats.stream`.
 ///
 /// Users, passwords and options are percent-decoded, IPv6 addresses stand in brackets. `Display` writes the URL
 /// back with every port, and with `***` for a password or a token.

@@ -713,7 +713,7 @@ mod tests {
             "test"
         }
         fn capabilities(&self) -> Capabilities {
-            Capabilities { redeliver: false, orders_publishes: false }
+            Capabilities { redeliver: false, orders_publishes: false, counts_deliveries: false }
         }
         fn partitions(&self, _: &str) -> Result<u32, BrokerError> {
             Ok(1)

@@ -5,7 +5,7 @@ use super::invoke::{Asynchronous, Owned, OwnedHandler, Shared as SharedHandler};
 use super::runner::{Invoke, Runner};
 use super::shared::Shared;
 use super::{Core, Subscription};
-use crate::broker::{BrokerError, ConsumerSpec, Start};
+use crate::broker::{BrokerError, Budget, ConsumerSpec, Start};
 use crate::bus::Bus;
 use crate::config::{SubscriptionConfig, Workers, names};
 use crate::error::NameError;
@@ -553,7 +553,7 @@ impl<K> SubscriptionBuilder<K> {
         if let Route::Header(name) = &self.route {
             names::header_name(name)?;
         }
-        let Some(group) = &self.group else {
+        let Some(group) = self.group.as_ref().or(self.bus.group()) else {
             return Err(SubscribeError::NoGroup { topic: self.topics[0].clone() });
         };
         names::group(group)?;
@@ -638,7 +638,15 @@ impl<K> SubscriptionBuilder<K> {
             broker_error: Mutex::default(),
         });
         let topics: Vec<Arc<str>> = self.topics.iter().map(|topic| topic.as_str().into()).collect();
-        let spec = ConsumerSpec { topics: topics.clone(), group: group.clone(), start: self.start };
+        let budget = Budget { records: settings.in_flight_records, bytes: settings.in_flight_bytes };
+        let drain_timeout = settings.drain_timeout;
+        let spec = ConsumerSpec {
+            topics: topics.clone(),
+            group: group.clone(),
+            start: self.start,
+            budget,
+            drain_timeout,
+        };
         let consumer = broker.subscribe(&spec, Waker::from(Arc::new(WakeIntake(shared.clone()))))?;
         // A lane holds the whole window, so that handing over never waits for a lane.
         let mut pool = PoolBuilder::new()
@@ -657,7 +665,7 @@ impl<K> SubscriptionBuilder<K> {
             watermark_distance: settings.watermark_distance,
             max_record_bytes: settings.max_record_bytes,
             drain_timeout: settings.drain_timeout,
-            commit_interval: settings.commit_interval,
+            commit_interval: settings.commit_interval.or(broker.commit_interval()),
         };
         let make = {
             let shared = shared.clone();

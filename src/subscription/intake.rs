@@ -3,7 +3,9 @@
 
 use super::runner::{Delivery, Invoke, Next, Runner};
 use super::shared::{Assignment, End, Shared, Since, Verdict};
-use crate::broker::{BrokerError, Budget, Consumer, Fetched, Partition, Polled, Position};
+use crate::broker::{
+    BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
+};
 use crate::clock::after;
 use crate::delivery::ledger::{Delivered, Ledger};
 use crate::delivery::partitions::{Partitions, Slot, Token};
@@ -138,7 +140,7 @@ pub(crate) struct Bounds {
     pub(crate) watermark_distance: usize,
     pub(crate) max_record_bytes: usize,
     pub(crate) drain_timeout: Duration,
-    /// None: at each turn, where a commit is no round trip.
+    /// None: at each turn.
     pub(crate) commit_interval: Option<Duration>,
 }
 
@@ -150,6 +152,7 @@ const TICK: Duration = Duration::from_secs(1);
 const BROKER_RETRY: Duration = Duration::from_millis(100);
 
 /// A partition that the subscription has, or had.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct State {
     slot: Slot,
     assignment: Arc<Assignment>,
@@ -160,6 +163,8 @@ struct State {
     is_dirty: bool,
     /// The last commit failed and is to be tried again.
     is_commit_failing: bool,
+    /// What is settled ahead of the watermark takes all the room that a commit has for it.
+    is_crowded: bool,
     leaving: Leaving,
 }
 
@@ -432,7 +437,7 @@ impl<I: Invoke> Intake<I> {
                 self.lost_worker(now);
             }
             match end {
-                End::Settled => self.settle(token, bytes),
+                End::Settled => self.settle(partition, token, bytes),
                 End::Returned(place) => {
                     // Of a generation that is over nothing is kept.
                     let _ = self.partitions.returned(token, bytes);
@@ -452,8 +457,10 @@ impl<I: Invoke> Intake<I> {
         is_busy
     }
 
-    fn settle(&mut self, token: Token, bytes: usize) {
-        if self.partitions.settle(token, bytes).is_err() {
+    fn settle(&mut self, id: Partition, token: Token, bytes: usize) {
+        if self.partitions.settle(token, bytes).is_ok() {
+            self.setup.consumer.settled(id, token.offset);
+        } else {
             tracing::debug!(?token, "a verdict of an assignment that is over changes nothing");
         }
     }
@@ -506,6 +513,7 @@ impl<I: Invoke> Intake<I> {
                 Polled::Assigned(partition, position) => self.assigned(partition, position),
                 Polled::Revoked(partition) => self.revoked(partition, now),
                 Polled::Lost(partition) => self.lost(partition),
+                Polled::CommitFailed(partition, error) => self.commit_failed(partition, now, error),
                 Polled::Record(fetched) => self.deliver(fetched),
             }
         }
@@ -520,7 +528,7 @@ impl<I: Invoke> Intake<I> {
         let (mut is_far, mut left) = (false, bound);
         for state in &mut self.slots {
             let Some(ledger) = self.partitions.ledger(state.slot) else { continue };
-            let should_pause = ledger.distance() >= bound;
+            let should_pause = ledger.distance() >= bound || state.is_crowded;
             if should_pause {
                 is_far = true;
             } else {
@@ -551,6 +559,7 @@ impl<I: Invoke> Intake<I> {
             is_paused: false,
             is_dirty: false,
             is_commit_failing: false,
+            is_crowded: false,
             leaving: Leaving::No,
         };
         match self.slots.get_mut(slot.index()) {
@@ -602,8 +611,11 @@ impl<I: Invoke> Intake<I> {
         }
         let bytes = fetched.record.size();
         let Some((token, delivered)) = self.partitions.deliver(slot, fetched.offset, bytes) else { return };
-        if delivered != Delivered::New {
-            return;
+        match delivered {
+            Delivered::New => {}
+            Delivered::InFlight => return,
+            // It was over before; a broker that hears of each record hears of each copy.
+            Delivered::Settled => return self.setup.consumer.settled(id, fetched.offset),
         }
         self.tally.consumed += 1;
         self.in_flight += 1;
@@ -612,7 +624,7 @@ impl<I: Invoke> Intake<I> {
         let assignment = state.assignment.clone();
         if self.setup.shared.settles_first {
             state.is_dirty = true;
-            self.settle(token, bytes);
+            self.settle(id, token, bytes);
         }
         let (key, delivery) = self.prepare(assignment, fetched, token, bytes);
         self.batch.push((key, delivery));
@@ -627,7 +639,7 @@ impl<I: Invoke> Intake<I> {
         bytes: usize,
     ) -> (Key, Delivery) {
         let limit = self.setup.bounds.max_record_bytes;
-        let record = fetched.record.clone();
+        let record = &fetched.record;
         let takes_envelopes = self.setup.shared.takes_envelopes;
         let parsed = if bytes > limit {
             Err(format!("the record has {bytes} bytes; at most {limit} are accepted"))
@@ -642,7 +654,7 @@ impl<I: Invoke> Intake<I> {
             envelope_aggregate_id: parsed.as_ref().ok().map(|parsed| parsed.aggregate_id(&record.value)),
             key: record.key.as_deref(),
             headers: &record.headers,
-            subject: None,
+            subject: fetched.subject.as_deref().and_then(|subject| std::str::from_utf8(subject).ok()),
             value: &record.value,
         };
         // A route may be foreign code. Its panic is the record's failure: without its aggregate it must not run.
@@ -695,7 +707,9 @@ impl<I: Invoke> Intake<I> {
             return false;
         }
         // At most once: the position is durable before the first handler starts.
-        if self.setup.shared.settles_first && (self.is_broker_resting(now) || !self.commit(now, true)) {
+        if self.setup.shared.settles_first
+            && (self.is_broker_resting(now) || !self.commit(now, true, Durability::Confirmed))
+        {
             return false;
         }
         // A lane is as large as the window, and a worker gives a place back before it tells that the record is over: so
@@ -727,17 +741,19 @@ impl<I: Invoke> Intake<I> {
             Some(interval) => now.saturating_duration_since(self.last_commit) >= interval,
         };
         if is_due && !self.is_broker_resting(now) && self.slots.iter().any(|slot| slot.is_dirty) {
-            let is_full = now.saturating_duration_since(self.last_full_commit) >= FULL_COMMIT;
-            self.commit(now, is_full);
+            // Where commits have an interval each is a whole position: the broker keeps the last one alone.
+            let is_full = self.setup.bounds.commit_interval.is_some()
+                || now.saturating_duration_since(self.last_full_commit) >= FULL_COMMIT;
+            self.commit(now, is_full, Durability::Accepted);
         }
     }
 
     /// Commits what has changed; with `is_full` also what is settled ahead of the watermarks. False: not all of it.
-    fn commit(&mut self, now: Instant, is_full: bool) -> bool {
+    fn commit(&mut self, now: Instant, is_full: bool, durability: Durability) -> bool {
         let mut is_done = true;
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_dirty {
-                is_done &= self.commit_slot(slot, now, is_full);
+                is_done &= self.commit_slot(slot, now, is_full, durability);
             }
         }
         self.last_commit = now;
@@ -747,7 +763,7 @@ impl<I: Invoke> Intake<I> {
         is_done
     }
 
-    fn commit_slot(&mut self, slot: usize, now: Instant, is_full: bool) -> bool {
+    fn commit_slot(&mut self, slot: usize, now: Instant, is_full: bool, durability: Durability) -> bool {
         let Some(ledger) = self.partitions.ledger(self.slots[slot].slot) else {
             self.slots[slot].is_dirty = false;
             return true;
@@ -755,9 +771,12 @@ impl<I: Invoke> Intake<I> {
         let ahead = if is_full { ledger.settled_ahead().collect() } else { Vec::new() };
         let is_all = is_full || ledger.oldest_pending().is_none();
         let position = Position { watermark: ledger.position_to_commit(), ahead };
-        match self.setup.consumer.commit(self.slots[slot].assignment.id, &position) {
-            Ok(()) => {
+        match self.setup.consumer.commit(self.slots[slot].assignment.id, &position, durability) {
+            Ok(committed) => {
                 self.slots[slot].is_dirty = !is_all;
+                if is_full {
+                    self.slots[slot].is_crowded = committed == Committed::Crowded;
+                }
                 self.commit_answered(slot, now);
                 true
             }
@@ -780,6 +799,14 @@ impl<I: Invoke> Intake<I> {
         if std::mem::take(&mut self.slots[slot].is_commit_failing) && !self.is_commit_failing() {
             self.broker_answered(now);
         }
+    }
+
+    /// What was taken for committed was not.
+    fn commit_failed(&mut self, id: Partition, now: Instant, error: String) {
+        let Some(slot) = self.slot_of(id) else { return };
+        slot.is_dirty = true;
+        slot.is_commit_failing = true;
+        self.broker_failed(now, &BrokerError::Transient(error));
     }
 
     fn is_commit_failing(&self) -> bool {
@@ -808,7 +835,7 @@ impl<I: Invoke> Intake<I> {
     /// What started is over, or out of time: commit, fence, and let the partition go.
     fn left(&mut self, slot: usize, now: Instant, is_last_chance: bool) {
         if self.slots[slot].is_dirty && (is_last_chance || !self.is_broker_resting(now)) {
-            self.commit_slot(slot, now, true);
+            self.commit_slot(slot, now, true, Durability::Confirmed);
         }
         if self.slots[slot].is_dirty {
             if !is_last_chance {

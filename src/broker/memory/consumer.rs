@@ -5,7 +5,7 @@ use super::faults::SettleFault;
 use super::group::{Group, Member};
 use super::topic::Log;
 use super::{Shared, unreachable};
-use crate::broker::{BrokerError, Budget, Consumer, Partition, Polled, Position};
+use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Partition, Polled, Position};
 use crate::listeners::Registration;
 use crate::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,7 +67,9 @@ impl MemoryConsumer {
                 Polled::Revoked(partition) | Polled::Lost(partition) => {
                     self.held.retain(|held| held.partition != partition);
                 }
-                Polled::Record(_) => debug_assert!(false, "records come by poll, not by mail"),
+                Polled::Record(_) | Polled::CommitFailed(..) => {
+                    debug_assert!(false, "neither comes by mail");
+                }
             }
         }
     }
@@ -117,7 +119,12 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
-    fn commit(&mut self, partition: Partition, position: &Position) -> Result<(), BrokerError> {
+    fn commit(
+        &mut self,
+        partition: Partition,
+        position: &Position,
+        _durability: Durability,
+    ) -> Result<Committed, BrokerError> {
         self.check_reachable()?;
         let is_moved = self.with_cursor(partition, |cursor, log| {
             debug_assert!(position.watermark <= log.end(), "settled what was never published");
@@ -132,7 +139,7 @@ impl Consumer for MemoryConsumer {
         if is_moved {
             self.member.topic(partition.topic).tell_of_space();
         }
-        Ok(())
+        Ok(Committed::All)
     }
 
     fn give_back(&mut self, partition: Partition, offset: u64, delay: Duration) -> Result<(), BrokerError> {

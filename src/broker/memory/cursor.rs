@@ -3,7 +3,7 @@
 //! A state machine without locks or clocks; it lives under its partition's lock.
 
 use super::topic::Log;
-use crate::broker::{Budget, Fetched, Partition, Polled, Position};
+use crate::broker::{Budget, Fetched, FetchedRecord, Partition, Polled, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::task::Waker;
@@ -180,7 +180,8 @@ impl Cursor {
         }
         let redeliveries =
             if self.handed_out.is_empty() { 0 } else { self.handed_out.get(&offset).copied().unwrap_or(0) };
-        out.push(Polled::Record(Fetched { partition, offset, record: entry.record.clone(), redeliveries }));
+        let record = FetchedRecord::Shared(entry.record.clone());
+        out.push(Polled::Record(Fetched { partition, offset, record, subject: None, redeliveries }));
         true
     }
 

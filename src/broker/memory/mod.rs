@@ -525,7 +525,7 @@ impl Broker for MemoryBroker {
 
     fn capabilities(&self) -> Capabilities {
         // A publish that a fault took is tried again by the publisher, behind what was stored meanwhile.
-        Capabilities { redeliver: true, orders_publishes: false }
+        Capabilities { redeliver: true, orders_publishes: false, counts_deliveries: false }
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, BrokerError> {

@@ -1,7 +1,7 @@
 mod model;
 
 use super::*;
-use crate::broker::{Budget, Fetched, Partition, Polled, Position, Start};
+use crate::broker::{Budget, Committed, Durability, Fetched, Partition, Polled, Position, Start};
 use crate::clock::ManualClock;
 use crate::park::Parker;
 use crate::sync::{AtomicUsize, thread};
@@ -61,7 +61,7 @@ impl Joined {
     fn subscribed(broker: &MemoryBroker, topics: &[&str], start: Start) -> Self {
         let wakes = Arc::new(Counter::default());
         let topics = topics.iter().map(|&topic| topic.into()).collect();
-        let spec = ConsumerSpec { topics, group: "g".into(), start };
+        let spec = ConsumerSpec { topics, ..ConsumerSpec::for_test("t", "g", start) };
         let consumer = broker.subscribe(&spec, wakes.clone().into()).unwrap();
         Self { consumer, wakes, held: BTreeMap::new(), revoked: Vec::new(), lost: Vec::new() }
     }
@@ -80,13 +80,18 @@ impl Joined {
                 Polled::Revoked(partition) => self.revoked.push(partition),
                 Polled::Lost(partition) => self.lost.push(partition),
                 Polled::Record(fetched) => records.push(fetched),
+                Polled::CommitFailed(..) => unreachable!("a commit in memory answers at once"),
             }
         }
         records
     }
 
-    fn settle(&mut self, partition: u32, watermark: u64) -> Result<(), BrokerError> {
-        self.consumer.commit(self.held[&partition], &Position { watermark, ahead: Vec::new() })
+    fn settle(&mut self, partition: u32, watermark: u64) -> Result<Committed, BrokerError> {
+        self.commit(self.held[&partition], &Position { watermark, ahead: Vec::new() })
+    }
+
+    fn commit(&mut self, partition: Partition, position: &Position) -> Result<Committed, BrokerError> {
+        self.consumer.commit(partition, position, Durability::Accepted)
     }
 }
 
@@ -135,7 +140,7 @@ fn keys_are_spread_and_not_along_the_buckets_of_the_pool() {
 
 #[test]
 fn a_topic_that_does_not_exist_is_an_error_unless_topics_are_created() {
-    let spec = ConsumerSpec { topics: vec!["new".into()], group: "g".into(), start: Start::Earliest };
+    let spec = ConsumerSpec::for_test("new", "g", Start::Earliest);
     let missing = BrokerError::NoSuchTopic { topic: "new".to_owned() };
     let strict = broker();
     assert_eq!(strict.partitions("new"), Err(missing.clone()));
@@ -287,7 +292,7 @@ fn what_is_given_back_comes_when_it_is_due_and_not_before() {
     assert_eq!((offsets(&again), again[0].redeliveries), (vec![0], 1));
     assert_eq!(member.consumer.next_due(), None);
     let ahead = Position { watermark: 0, ahead: std::iter::once(1..2).collect() };
-    member.consumer.commit(member.held[&0], &ahead).unwrap();
+    member.commit(member.held[&0], &ahead).unwrap();
     member.consumer.give_back(member.held[&0], 0, Duration::MAX).unwrap();
     member.settle(0, 2).unwrap();
     time.advance(Duration::from_secs(200 * 365 * 86_400));
@@ -301,11 +306,8 @@ fn a_settle_takes_nothing_back() {
     let mut member = Joined::to(&broker, Start::Earliest);
     member.poll();
     let partition = member.held[&0];
-    member
-        .consumer
-        .commit(partition, &Position { watermark: 2, ahead: std::iter::once(3..4).collect() })
-        .unwrap();
-    member.consumer.commit(partition, &Position { watermark: 1, ahead: Vec::new() }).unwrap();
+    member.commit(partition, &Position { watermark: 2, ahead: std::iter::once(3..4).collect() }).unwrap();
+    member.commit(partition, &Position { watermark: 1, ahead: Vec::new() }).unwrap();
     drop(member);
     assert_eq!(offsets(&Joined::to(&broker, Start::Earliest).poll()), [2]);
 }
@@ -376,12 +378,12 @@ fn a_lost_settle_is_answered_as_if_kept_and_the_record_comes_again() {
     let mut member = Joined::to(&broker, Start::Earliest);
     member.poll();
     broker.faults().lose_next_settles(1);
-    assert_eq!(member.settle(0, 1), Ok(()));
+    assert_eq!(member.settle(0, 1), Ok(Committed::All));
     assert_eq!(broker.watermarks("g", "t"), Ok(Some(vec![0])));
     drop(member);
     let mut member = Joined::to(&broker, Start::Earliest);
     assert_eq!(offsets(&member.poll()), [0, 1]);
-    assert_eq!(member.settle(0, 1), Ok(()));
+    assert_eq!(member.settle(0, 1), Ok(Committed::All));
     assert_eq!(broker.watermarks("g", "t"), Ok(Some(vec![1])));
 }
 
@@ -394,7 +396,7 @@ fn a_failed_settle_says_so_and_changes_nothing() {
     broker.faults().fail_next_settles(1);
     assert!(matches!(member.settle(0, 1), Err(BrokerError::Transient(_))));
     assert_eq!(broker.watermarks("g", "t"), Ok(Some(vec![0])));
-    assert_eq!(member.settle(0, 1), Ok(()));
+    assert_eq!(member.settle(0, 1), Ok(Committed::All));
     assert_eq!(broker.watermarks("g", "t"), Ok(Some(vec![1])));
 }
 
@@ -414,7 +416,7 @@ fn an_unreachable_broker_does_nothing_and_tells_when_it_is_back() {
     assert!(matches!(answer_of(&broker, "t", Record::new("x")), Err(PublishFault::Transient(_))));
     broker.faults().pause_deliveries(false);
     assert!(member.wakes.count() > wakes && space.count() > 0);
-    assert_eq!(member.settle(0, 1), Ok(()));
+    assert_eq!(member.settle(0, 1), Ok(Committed::All));
 }
 
 #[test]
@@ -428,7 +430,7 @@ fn a_closed_broker_answers_closed_and_wakes_who_waits() {
     assert_eq!(member.consumer.poll(unlimited(), &mut Vec::new()), Err(BrokerError::Closed));
     assert_eq!(member.settle(0, 0), Err(BrokerError::Closed));
     assert_eq!(member.consumer.give_back(member.held[&0], 0, Duration::ZERO), Err(BrokerError::Closed));
-    let spec = ConsumerSpec { topics: vec!["t".into()], group: "g".into(), start: Start::Earliest };
+    let spec = ConsumerSpec::for_test("t", "g", Start::Earliest);
     assert_eq!(broker.subscribe(&spec, Waker::noop().clone()).err(), Some(BrokerError::Closed));
     assert_eq!(broker.partitions("t"), Err(BrokerError::Closed));
     assert_eq!(Broker::create_topic(&broker, "u"), Err(BrokerError::Closed));
@@ -453,8 +455,7 @@ fn threads_that_sleep_for_room_and_for_records_lose_no_wake_and_no_record() {
             thread::spawn(move || {
                 let parker = Parker::new();
                 wakers.lock().push(parker.waker().clone());
-                let spec =
-                    ConsumerSpec { topics: vec!["t".into()], group: "g".into(), start: Start::Earliest };
+                let spec = ConsumerSpec::for_test("t", "g", Start::Earliest);
                 let mut consumer = broker.subscribe(&spec, parker.waker().clone()).unwrap();
                 while left.load(Ordering::Acquire) > 0 {
                     let mut out = Vec::new();
@@ -469,12 +470,12 @@ fn threads_that_sleep_for_room_and_for_records_lose_no_wake_and_no_record() {
                                 let n = u64::from_be_bytes(fetched.record.value[..].try_into().unwrap());
                                 let position = Position { watermark: fetched.offset + 1, ahead: Vec::new() };
                                 seen.lock().entry(fetched.record.key.clone().unwrap()).or_default().push(n);
-                                consumer.commit(fetched.partition, &position).unwrap();
+                                consumer.commit(fetched.partition, &position, Durability::Accepted).unwrap();
                                 if left.fetch_sub(1, Ordering::AcqRel) == 1 {
                                     wakers.lock().iter().for_each(Waker::wake_by_ref);
                                 }
                             }
-                            Polled::Assigned(..) | Polled::Lost(_) => {}
+                            Polled::Assigned(..) | Polled::Lost(_) | Polled::CommitFailed(..) => {}
                         }
                     }
                 }

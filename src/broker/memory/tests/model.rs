@@ -3,8 +3,8 @@
 use super::{Counter, answer_of, unlimited};
 use crate::broker::memory::MemoryBroker;
 use crate::broker::{
-    Broker, BrokerError, Budget, Consumer, ConsumerSpec, Fetched, Partition, Polled, Position, PublishFault,
-    Start,
+    Broker, BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Fetched, Partition, Polled,
+    Position, PublishFault, Start,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::event::Record;
@@ -343,7 +343,7 @@ impl World {
         } else {
             wakes.clone().into()
         };
-        let spec = ConsumerSpec { topics: vec![TOPIC.into()], group: group_name(group), start };
+        let spec = ConsumerSpec::for_test(TOPIC, group_name(group), start);
         let consumer = self.broker.subscribe(&spec, waker).map_err(|error| error.to_string())?;
         if self.groups[group].is_none() {
             self.groups[group] = Some(std::array::from_fn(|partition| {
@@ -451,6 +451,7 @@ impl World {
                     ensure!(member.held.remove(&token).is_some(), "lost what was not assigned: {token:?}");
                     self.past.push((member.group, token));
                 }
+                Polled::CommitFailed(..) => unreachable!("a commit in memory answers at once"),
                 Polled::Record(fetched) => {
                     records += 1;
                     bytes += fetched.record.size();
@@ -571,15 +572,15 @@ impl World {
             let progress = &mut self.groups[member.group].as_mut().unwrap()[token.partition as usize];
             let is_owner = progress.owner == Some((index, token.generation));
             let answer = match self.planted {
-                Some(Planted::ForgetsASettle) => Ok(()),
+                Some(Planted::ForgetsASettle) => Ok(Committed::All),
                 Some(Planted::SettlesOneTooMany) if !held.in_flight.is_empty() => {
                     let more = Position { watermark: position.watermark + 1, ..position.clone() };
-                    member.consumer.commit(token, &more)
+                    member.consumer.commit(token, &more, Durability::Accepted)
                 }
-                _ => member.consumer.commit(token, &position),
+                _ => member.consumer.commit(token, &position, Durability::Accepted),
             };
             match answer {
-                Ok(()) => ensure!(is_owner, "a commit of {token:?} was not fenced"),
+                Ok(_) => ensure!(is_owner, "a commit of {token:?} was not fenced"),
                 Err(BrokerError::Fenced { .. }) => {
                     ensure!(!is_owner, "the owner of {token:?} is fenced");
                     continue;
@@ -662,8 +663,8 @@ impl World {
         let end = self.published[token.partition as usize].len() as u64;
         let position = Position { watermark: end, ahead: Vec::new() };
         let answer = match self.planted {
-            Some(Planted::AcceptsLateCommits) => Ok(()),
-            _ => member.consumer.commit(token, &position),
+            Some(Planted::AcceptsLateCommits) => Ok(Committed::All),
+            _ => member.consumer.commit(token, &position, Durability::Accepted),
         };
         ensure!(matches!(answer, Err(BrokerError::Fenced { .. })), "a late commit of {token:?}: {answer:?}");
         Ok(())
