@@ -9,6 +9,7 @@ use crate::sync::Arc;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::time::{Instant, SystemTime};
 
 /// The headers of a record: ordered, repeated names kept, as Kafka and NATS carry them.
@@ -21,8 +22,18 @@ use std::time::{Instant, SystemTime};
 /// headers.push("X-Trace-ID", "t-1");
 /// assert_eq!(headers.get("x-trace-id"), Some(&b"t-1"[..]));
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Cow<'static, str>, Bytes)>);
+#[derive(Clone)]
+pub struct Headers(Form);
+
+type Header = (Cow<'static, str>, Bytes);
+
+#[derive(Clone)]
+enum Form {
+    List(Vec<Header>),
+    /// As they came over the network, taken apart as somebody looks for one.
+    #[cfg_attr(not(any(test, feature = "kafka")), expect(dead_code, reason = "memory has lists"))]
+    Encoded(Bytes),
+}
 
 impl Headers {
     /// No headers; allocates nothing.
@@ -32,7 +43,7 @@ impl Headers {
     /// assert_eq!(headers.len(), 0);
     /// ```
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self(Form::List(Vec::new()))
     }
 
     /// No headers, with room for `n`.
@@ -44,7 +55,7 @@ impl Headers {
     /// assert_eq!(headers.len(), 1);
     /// ```
     pub fn with_capacity(n: usize) -> Self {
-        Self(Vec::with_capacity(n))
+        Self(Form::List(Vec::with_capacity(n)))
     }
 
     /// Adds a header behind those that are there. An equal name is not replaced.
@@ -53,11 +64,19 @@ impl Headers {
     /// let mut headers = keylane::Headers::new();
     /// headers.push("Via", "gateway");
     /// headers.push("Via", "billing");
-    /// let via: Vec<_> = headers.iter().map(|(_, value)| &value[..]).collect();
+    /// let via: Vec<_> = headers.iter().map(|(_, value)| value).collect();
     /// assert_eq!(via, [&b"gateway"[..], b"billing"]);
     /// ```
     pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) {
-        self.0.push((name.into(), value.into()));
+        let header = (name.into(), value.into());
+        match &mut self.0 {
+            Form::List(list) => list.push(header),
+            Form::Encoded(bytes) => {
+                let name = |range| String::from_utf8_lossy(&bytes[range]).into_owned().into();
+                let headers = Encoded { bytes, at: 0 }.map(|(n, value)| (name(n), bytes.slice(value)));
+                self.0 = Form::List(headers.chain([header]).collect());
+            }
+        }
     }
 
     /// The value of the first header of this name, in any case.
@@ -70,7 +89,7 @@ impl Headers {
     /// assert_eq!(headers.get("Account"), None);
     /// ```
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| &v[..])
+        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
     /// All headers in their order.
@@ -82,8 +101,16 @@ impl Headers {
     /// let names: Vec<_> = headers.iter().map(|(name, _)| name).collect();
     /// assert_eq!(names, ["Account", "Via"]);
     /// ```
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
-        self.0.iter().map(|(n, v)| (n.as_ref(), v))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let (list, encoded): (&[Header], &[u8]) = match &self.0 {
+            Form::List(list) => (list, &[]),
+            Form::Encoded(bytes) => (&[], bytes),
+        };
+        let encoded_headers = Encoded { bytes: encoded, at: 0 }.map(move |(name, value)| {
+            // A name was text when it was encoded.
+            (std::str::from_utf8(&encoded[name]).unwrap_or_default(), &encoded[value])
+        });
+        list.iter().map(|(name, value)| (name.as_ref(), &value[..])).chain(encoded_headers)
     }
 
     /// How many headers there are, repeated names counted each.
@@ -93,7 +120,7 @@ impl Headers {
     /// assert_eq!(record.headers.len(), 2);
     /// ```
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.iter().count()
     }
 
     /// Whether there is none.
@@ -105,7 +132,72 @@ impl Headers {
     /// assert!(!Record::new("paid").with_header("Via", "gateway").headers.is_empty());
     /// ```
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.iter().next().is_none()
+    }
+
+    /// Headers that were written by [`encode`](Self::encode), one behind the other.
+    #[cfg(any(test, feature = "kafka"))]
+    pub(crate) fn encoded(bytes: Bytes) -> Self {
+        Self(Form::Encoded(bytes))
+    }
+
+    /// Appends one header to a buffer in the form that [`encoded`](Self::encoded) takes apart.
+    #[cfg(any(test, feature = "kafka"))]
+    pub(crate) fn encode(name: &str, value: &[u8], buffer: &mut Vec<u8>) {
+        for part in [name.as_bytes(), value] {
+            let length = u32::try_from(part.len()).expect("what a broker carries has less than 4 GiB");
+            buffer.extend_from_slice(&length.to_le_bytes());
+            buffer.extend_from_slice(part);
+        }
+    }
+
+    /// The bytes of all names and values.
+    fn size(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Walks over encoded headers: where the name and the value of each are.
+struct Encoded<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Encoded<'_> {
+    fn part(&mut self) -> Option<Range<usize>> {
+        let (length, _) = self.bytes.get(self.at..)?.split_first_chunk::<4>()?;
+        let begin = self.at + 4;
+        let end = begin + u32::from_le_bytes(*length) as usize;
+        self.at = end;
+        (end <= self.bytes.len()).then_some(begin..end)
+    }
+}
+
+impl Iterator for Encoded<'_> {
+    type Item = (Range<usize>, Range<usize>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some((self.part()?, self.part()?))
     }
 }
 
@@ -184,8 +276,7 @@ impl Record {
     /// assert_eq!(Record::new("paid").with_key("order-42").with_header("Via", "web").size(), 4 + 8 + 3 + 3);
     /// ```
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.key.as_ref().map_or(0, Bytes::len) + self.value.len() + headers
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.len() + self.headers.size()
     }
 }
 
@@ -228,12 +319,15 @@ impl From<&Envelope<'_>> for Record {
 /// ```
 #[derive(Clone)]
 pub struct Event {
-    inner: Arc<Inner>,
+    /// Those that arrived together, so that they share one allocation.
+    arrived: Arc<[Arrived]>,
+    index: u32,
     attempt: u32,
     deadline: Option<Instant>,
 }
 
-struct Inner {
+/// What is known of a record before its first attempt.
+pub(crate) struct Arrived {
     assignment: Arc<Assignment>,
     offset: u64,
     record: FetchedRecord,
@@ -253,7 +347,7 @@ pub(crate) enum Aggregate {
     Text(Box<str>),
 }
 
-impl Event {
+impl Arrived {
     pub(crate) fn new(
         assignment: Arc<Assignment>,
         fetched: Fetched,
@@ -261,8 +355,24 @@ impl Event {
         envelope: Option<Parsed>,
     ) -> Self {
         let Fetched { offset, record, redeliveries, .. } = fetched;
-        let inner = Inner { assignment, offset, record, redeliveries, aggregate, envelope };
-        Self { inner: Arc::new(inner), attempt: 0, deadline: None }
+        Self { assignment, offset, record, redeliveries, aggregate, envelope }
+    }
+}
+
+impl Event {
+    /// The events of records that arrived together. Each keeps all of them in memory, so they should be few.
+    pub(crate) fn of(arrived: impl ExactSizeIterator<Item = Arrived>) -> impl Iterator<Item = Self> {
+        let arrived: Arc<[Arrived]> = arrived.collect();
+        (0..arrived.len() as u32).map(move |index| Self {
+            arrived: arrived.clone(),
+            index,
+            attempt: 0,
+            deadline: None,
+        })
+    }
+
+    fn inner(&self) -> &Arrived {
+        &self.arrived[self.index as usize]
     }
 
     pub(crate) fn begin_attempt(&mut self, deadline: Option<Instant>) {
@@ -271,7 +381,7 @@ impl Event {
     }
 
     pub(crate) fn assignment(&self) -> &Arc<Assignment> {
-        &self.inner.assignment
+        &self.inner().assignment
     }
 
     /// The topic that the record is from.
@@ -289,7 +399,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn topic(&self) -> &str {
-        &self.inner.assignment.topic
+        &self.inner().assignment.topic
     }
 
     /// The partition of the topic; 0 where the broker has none.
@@ -307,7 +417,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn partition(&self) -> u32 {
-        self.inner.assignment.id.partition
+        self.inner().assignment.id.partition
     }
 
     /// The record's place in its partition (on a stream, its sequence).
@@ -325,7 +435,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn offset(&self) -> u64 {
-        self.inner.offset
+        self.inner().offset
     }
 
     /// The record's key, as the broker carries it.
@@ -343,7 +453,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn key(&self) -> Option<&[u8]> {
-        self.inner.record.key.as_deref()
+        self.inner().record.key.as_deref()
     }
 
     /// The record's bytes, untouched.
@@ -362,7 +472,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn value(&self) -> &[u8] {
-        &self.inner.record.value
+        &self.inner().record.value
     }
 
     /// The record's headers, in order.
@@ -380,7 +490,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn headers(&self) -> &Headers {
-        &self.inner.record.headers
+        &self.inner().record.headers
     }
 
     /// When the record was made, as its publisher said.
@@ -401,7 +511,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn timestamp(&self) -> SystemTime {
-        self.inner.record.timestamp
+        self.inner().record.timestamp
     }
 
     /// What the record is ordered by; none: it has no order.
@@ -419,9 +529,9 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn aggregate_id(&self) -> Option<&str> {
-        match &self.inner.aggregate {
+        match &self.inner().aggregate {
             Aggregate::None => None,
-            Aggregate::Envelope => Some(self.inner.envelope.as_ref()?.aggregate_id(self.value())),
+            Aggregate::Envelope => Some(self.inner().envelope.as_ref()?.aggregate_id(self.value())),
             Aggregate::Key => std::str::from_utf8(self.key()?).ok(),
             Aggregate::Text(text) => Some(text),
         }
@@ -468,7 +578,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn redeliveries(&self) -> u32 {
-        self.inner.redeliveries
+        self.inner().redeliveries
     }
 
     /// When an async handler is stopped, whether it is ready or not. None: never, or the handler blocks.
@@ -516,7 +626,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cancellation(&self) -> &Cancellation {
-        &self.inner.assignment.cancellation
+        &self.inner().assignment.cancellation
     }
 
     /// Whether the record is an Envelope.
@@ -535,7 +645,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_envelope(&self) -> bool {
-        self.inner.envelope.is_some()
+        self.inner().envelope.is_some()
     }
 
     /// The Envelope that the record is, borrowed from its bytes; parsed once, before the handler.
@@ -555,11 +665,11 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn envelope(&self) -> Option<Envelope<'_>> {
-        Some(self.inner.envelope.as_ref()?.view(self.value()))
+        Some(self.inner().envelope.as_ref()?.view(self.value()))
     }
 
     pub(crate) fn record(&self) -> &Record {
-        &self.inner.record
+        &self.inner().record
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -582,5 +692,42 @@ impl fmt::Debug for Event {
             .field("attempt", &self.attempt)
             .field("redeliveries", &self.redeliveries())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(headers: &[(String, Vec<u8>)]) -> Bytes {
+        let mut buffer = Vec::new();
+        headers.iter().for_each(|(name, value)| Headers::encode(name, value, &mut buffer));
+        buffer.into()
+    }
+
+    proptest! {
+        #[test]
+        fn encoded_headers_are_the_headers(
+            headers in prop::collection::vec(("[a-zA-Z-]{0,6}", prop::collection::vec(any::<u8>(), 0..9)), 0..6),
+            wanted in "[a-z-]{0,2}",
+        ) {
+            let mut list = Headers::new();
+            headers.iter().for_each(|(name, value)| list.push(name.clone(), value.clone()));
+            let mut lazy = Headers::encoded(encoded(&headers));
+            prop_assert_eq!(lazy.get(&wanted), list.get(&wanted));
+            prop_assert_eq!((lazy.len(), lazy.is_empty(), lazy.size()), (list.len(), list.is_empty(), list.size()));
+            prop_assert_eq!(&lazy, &list);
+            lazy.push("Via", "web");
+            list.push("Via", "web");
+            prop_assert_eq!(lazy, list);
+        }
+
+        #[test]
+        fn bytes_that_are_no_headers_panic_nowhere(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let headers = Headers::encoded(bytes.into());
+            prop_assert_eq!(headers.iter().count(), headers.len());
+            prop_assert!(headers.get("a").is_none_or(|value| value.len() < 40));
+        }
     }
 }

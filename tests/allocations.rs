@@ -181,7 +181,7 @@ fn handles_are_as_small_as_they_are() {
         ("Submitting", size_of::<Submitting<u64, u64>>(), 8 * POINTER),
         ("Op", size_of::<Op<()>>(), 3 * POINTER),
         ("Receipt", size_of::<Receipt>(), 4 * POINTER),
-        ("Event", size_of::<Event>(), 4 * POINTER),
+        ("Event", size_of::<Event>(), 5 * POINTER),
     ];
     for (name, size, expected) in sizes {
         assert_eq!(size, expected, "the size of {name}");

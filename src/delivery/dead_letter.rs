@@ -47,7 +47,7 @@ impl DeadRecord<'_> {
         let mut headers = Headers::with_capacity(self.headers.len() + ALL.len());
         for (name, value) in self.headers.iter() {
             if !ALL.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
-                headers.push(name.to_owned(), value.clone());
+                headers.push(name.to_owned(), bytes::Bytes::copy_from_slice(value));
             }
         }
         headers.push(REASON, self.failure.reason());

@@ -10,7 +10,7 @@ use crate::clock::after;
 use crate::delivery::ledger::{Delivered, Ledger};
 use crate::delivery::partitions::{Partitions, Slot, Token};
 use crate::envelope::{self, Limits};
-use crate::event::{Aggregate, Event};
+use crate::event::{Aggregate, Arrived, Event};
 use crate::observe::health::{Place, Status};
 use crate::observe::metrics::Tally;
 use crate::op::{Op, Promise};
@@ -146,6 +146,8 @@ pub(crate) struct Bounds {
 
 /// Records fetched in one turn.
 const FETCH: usize = 512;
+/// Records that share an allocation. One that is held keeps the others in memory.
+const SHARED_BY: usize = 32;
 /// How often the intake looks for handlers that hang and problems that last, while there is something in flight.
 const TICK: Duration = Duration::from_secs(1);
 /// After an error of the broker, the next try.
@@ -205,6 +207,9 @@ struct Intake<I: Invoke> {
     slots: Vec<State>,
     round_robin: RoundRobin,
     polled: Vec<Polled>,
+    arrived: Vec<Arrived>,
+    /// What else is known of those that arrived, one by one.
+    arriving: Vec<(Key, Token, usize, Next)>,
     batch: Vec<(Key, Delivery)>,
     verdicts: Vec<Verdict>,
     give_backs: Vec<(Partition, u64, Duration)>,
@@ -286,6 +291,8 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         slots: Vec::new(),
         round_robin,
         polled: Vec::new(),
+        arrived: Vec::new(),
+        arriving: Vec::new(),
         batch: Vec::new(),
         verdicts: Vec::new(),
         give_backs: Vec::new(),
@@ -518,6 +525,7 @@ impl<I: Invoke> Intake<I> {
             }
         }
         self.polled = polled;
+        self.add_arrived();
         is_busy
     }
 
@@ -626,8 +634,24 @@ impl<I: Invoke> Intake<I> {
             state.is_dirty = true;
             self.settle(id, token, bytes);
         }
-        let (key, delivery) = self.prepare(assignment, fetched, token, bytes);
-        self.batch.push((key, delivery));
+        let (key, arrived, next) = self.prepare(assignment, fetched, bytes);
+        self.arrived.push(arrived);
+        self.arriving.push((key, token, bytes, next));
+        if self.arrived.len() == SHARED_BY {
+            self.add_arrived();
+        }
+    }
+
+    fn add_arrived(&mut self) {
+        if self.arrived.is_empty() {
+            return;
+        }
+        let events = Event::of(self.arrived.drain(..));
+        for (event, (key, token, bytes, next)) in events.zip(self.arriving.drain(..)) {
+            let delivery =
+                Delivery { event, token, bytes, next, started: None, failure: None, is_over: false };
+            self.batch.push((key, delivery));
+        }
     }
 
     /// Parses and routes a record.
@@ -635,9 +659,8 @@ impl<I: Invoke> Intake<I> {
         &mut self,
         assignment: Arc<Assignment>,
         fetched: Fetched,
-        token: Token,
         bytes: usize,
-    ) -> (Key, Delivery) {
+    ) -> (Key, Arrived, Next) {
         let limit = self.setup.bounds.max_record_bytes;
         let record = &fetched.record;
         let takes_envelopes = self.setup.shared.takes_envelopes;
@@ -698,8 +721,7 @@ impl<I: Invoke> Intake<I> {
             }
             (None, Err(_)) => (None, Next::Attempt),
         };
-        let event = Event::new(assignment, fetched, aggregate, envelope);
-        (key, Delivery { event, token, bytes, next, started: None, failure: None, is_over: false })
+        (key, Arrived::new(assignment, fetched, aggregate, envelope), next)
     }
 
     fn hand_over(&mut self, now: Instant) -> bool {
