@@ -175,7 +175,8 @@ impl Shared {
 
     fn fate(&self, piece: &[u8]) -> Fate {
         let mut faults = self.faults.lock().unwrap();
-        let Some(fault) = faults.iter_mut().find(|(topic, n)| *n > 0 && self.publishes_to(piece, topic)) else {
+        let Some(fault) = faults.iter_mut().find(|(topic, n)| *n > 0 && self.publishes_to(piece, topic))
+        else {
             return Fate::Pass;
         };
         fault.1 -= 1;
