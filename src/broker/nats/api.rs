@@ -32,7 +32,9 @@ impl ApiFault {
     /// Whether another try may have another answer: the server is away, or has not come to itself yet.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Refused(error) => error.code() >= 500 && error.error_code() != ErrorCode::JETSTREAM_NOT_ENABLED,
+            Self::Refused(error) => {
+                error.code() >= 500 && error.error_code() != ErrorCode::JETSTREAM_NOT_ENABLED
+            }
             Self::NoJetStream | Self::NoAnswer(_) => true,
         }
     }
@@ -111,7 +113,12 @@ struct Unpin<'a> {
 }
 
 /// Takes the pin from whoever has it.
-pub(super) async fn unpin(jetstream: &Context, stream: &str, consumer: &str, group: &str) -> Result<(), ApiFault> {
+pub(super) async fn unpin(
+    jetstream: &Context,
+    stream: &str,
+    consumer: &str,
+    group: &str,
+) -> Result<(), ApiFault> {
     let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
     request::<serde::de::IgnoredAny>(jetstream, subject, &Unpin { group }).await.map(drop)
 }

@@ -51,7 +51,8 @@ impl Member {
     /// Tells what has gathered since the last time.
     fn tell(&mut self) {
         if !self.settled.is_empty() || self.taken.records > 0 {
-            let (settled, taken) = (std::mem::take(&mut self.settled), std::mem::replace(&mut self.taken, Amount::NONE));
+            let (settled, taken) =
+                (std::mem::take(&mut self.settled), std::mem::replace(&mut self.taken, Amount::NONE));
             // A member that has ended has nothing to do any more.
             let _ = self.commands.send(Command::Turn { settled, taken });
         }

@@ -28,7 +28,8 @@ impl Demand {
     /// What to ask for now, if anything: when half of the room is free, so that requests are few and something is
     /// always asked for while there is room. `extra` records may come although there is none.
     pub(super) fn next(&mut self, extra: usize) -> Option<Request> {
-        let free = |limit: usize, asked: usize, waiting: usize| limit.saturating_sub(asked.saturating_add(waiting));
+        let free =
+            |limit: usize, asked: usize, waiting: usize| limit.saturating_sub(asked.saturating_add(waiting));
         let records = free(self.limit.records, self.asked.records, self.waiting.records);
         let bytes = free(self.limit.bytes, self.asked.bytes, self.waiting.bytes);
         if self.is_next_large {

@@ -63,11 +63,11 @@ fn differences(found: &Config, wanted: &Config) -> Vec<Difference> {
         filters.extend((!config.filter_subject.is_empty()).then(|| config.filter_subject.clone()));
         format!("{filters:?}")
     };
-    let pins =
-        |config: &Config| format!("{:?} {:?}", config.priority_policy, config.priority_groups);
+    let pins = |config: &Config| format!("{:?} {:?}", config.priority_policy, config.priority_groups);
     let replicas =
         |config: &Config| if config.num_replicas == 0 { wanted.num_replicas } else { config.num_replicas };
-    let delivers = |config: &Config| if config.deliver_subject.is_some() { "pushes" } else { "is pulled from" };
+    let delivers =
+        |config: &Config| if config.deliver_subject.is_some() { "pushes" } else { "is pulled from" };
     compare("delivery", delivers(found).to_owned(), delivers(wanted).to_owned());
     compare("ack_policy", format!("{:?}", found.ack_policy), format!("{:?}", wanted.ack_policy));
     compare("ack_wait", format!("{:?}", found.ack_wait), format!("{:?}", wanted.ack_wait));
@@ -77,7 +77,11 @@ fn differences(found: &Config, wanted: &Config) -> Vec<Difference> {
     compare("replicas", replicas(found).to_string(), replicas(wanted).to_string());
     compare("memory storage", found.memory_storage.to_string(), wanted.memory_storage.to_string());
     compare("priority group", pins(found), pins(wanted));
-    compare("priority_timeout", format!("{:?}", found.priority_timeout), format!("{:?}", wanted.priority_timeout));
+    compare(
+        "priority_timeout",
+        format!("{:?}", found.priority_timeout),
+        format!("{:?}", wanted.priority_timeout),
+    );
     compare("headers_only", found.headers_only.to_string(), wanted.headers_only.to_string());
     compare("max_batch", found.max_batch.to_string(), wanted.max_batch.to_string());
     compare("max_bytes", found.max_bytes.to_string(), wanted.max_bytes.to_string());
@@ -123,7 +127,12 @@ pub(super) async fn ensure(
         if differences.is_empty() {
             return Ok(found);
         }
-        tracing::info!(stream = stream_name, consumer = name, ?differences, "the consumer is set as configured");
+        tracing::info!(
+            stream = stream_name,
+            consumer = name,
+            ?differences,
+            "the consumer is set as configured"
+        );
         if let Err(fault) = api::set_consumer(jetstream, stream_name, &config, false).await {
             let both: Vec<String> = differences
                 .iter()

@@ -30,7 +30,12 @@ impl Link {
                         return false;
                     }
                     tracing::info!(addresses, after = ?link.since.elapsed(), "connected to NATS again");
-                    *link = Self { is_up: true, number: link.number + 1, problem: String::new(), since: Instant::now() };
+                    *link = Self {
+                        is_up: true,
+                        number: link.number + 1,
+                        problem: String::new(),
+                        since: Instant::now(),
+                    };
                     true
                 });
             }
@@ -39,7 +44,10 @@ impl Link {
                     if !link.is_up {
                         return false;
                     }
-                    tracing::warn!(addresses, "the connection to NATS was lost; connecting until there is one again");
+                    tracing::warn!(
+                        addresses,
+                        "the connection to NATS was lost; connecting until there is one again"
+                    );
                     let problem = format!("not connected to NATS at {addresses}; connecting again");
                     *link = Self { is_up: false, problem, since: Instant::now(), ..*link };
                     true
@@ -48,7 +56,8 @@ impl Link {
             Event::ClientError(error) => {
                 link.send_if_modified(|link| {
                     if !link.is_up {
-                        link.problem = format!("not connected to NATS at {addresses}: {error}; connecting again");
+                        link.problem =
+                            format!("not connected to NATS at {addresses}: {error}; connecting again");
                     }
                     !link.is_up
                 });

@@ -101,7 +101,8 @@ pub(super) fn headers_of(record: &Record, id: &str, is_key_hashed: bool) -> Resu
     }
     let time = record.timestamp.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     headers.insert(TIME, time.to_string());
-    headers.insert(NATS_MESSAGE_ID, plain(id.as_bytes()).map_or_else(|| escaped(id.as_bytes()), str::to_owned));
+    headers
+        .insert(NATS_MESSAGE_ID, plain(id.as_bytes()).map_or_else(|| escaped(id.as_bytes()), str::to_owned));
     Ok(headers)
 }
 
@@ -219,7 +220,8 @@ mod tests {
     use crate::broker::nats::names::{Token, subject_prefix, token};
     use proptest::prelude::*;
 
-    const DELIVERY: Delivery = Delivery { sequence: 7, number: 9, times: 1, stored_ns: 1_700_000_000_000_000_000 };
+    const DELIVERY: Delivery =
+        Delivery { sequence: 7, number: 9, times: 1, stored_ns: 1_700_000_000_000_000_000 };
 
     fn message(subject: String, headers: HeaderMap, payload: Bytes) -> async_nats::Message {
         async_nats::Message {
@@ -236,7 +238,8 @@ mod tests {
     /// What comes back of a record that was published; the client's map of headers has no order of its own.
     fn travelled(record: &Record) -> (Record, Bytes) {
         let token = token(record.key.as_deref());
-        let mut headers = headers_of(record, "id-1", matches!(token, Token::Hashed(_))).expect("the names are valid");
+        let mut headers =
+            headers_of(record, "id-1", matches!(token, Token::Hashed(_))).expect("the names are valid");
         headers.append(NATS_PIN_ID, "pin");
         for (_, values) in headers.iter() {
             for value in values {
@@ -296,7 +299,8 @@ mod tests {
         headers.insert("Nats-Msg-Id", "7");
         headers.insert("Account", "a%20b");
         headers.append(NATS_PIN_ID, "pin");
-        let (record, subject) = record_of(message("orders.order-42".to_owned(), headers, "x".into()), &DELIVERY);
+        let (record, subject) =
+            record_of(message("orders.order-42".to_owned(), headers, "x".into()), &DELIVERY);
         assert_eq!(subject, "orders.order-42");
         assert_eq!(record.key.as_deref(), Some(&b"order-42"[..]));
         let headers: Vec<_> = record.headers.iter().collect();

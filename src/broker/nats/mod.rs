@@ -19,9 +19,7 @@ mod recovery;
 mod runtime;
 mod streams;
 
-use crate::broker::{
-    Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Ticket,
-};
+use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Ticket};
 use crate::config::{BusUrl, Config};
 use crate::error::ConnectError;
 use crate::event::Record;
@@ -167,28 +165,30 @@ impl Broker for NatsBroker {
                 max_ack_pending: spec.budget.records.saturating_add(prefetch.records),
                 takeover_after: self.settings.takeover_after,
             };
-            let (streams, jetstream, client) = (self.streams.clone(), self.jetstream.clone(), self.client.clone());
+            let (streams, jetstream, client) =
+                (self.streams.clone(), self.jetstream.clone(), self.client.clone());
             let (link, mailbox, settings) = (self.link.clone(), mailbox.clone(), self.settings);
             let name = topic.clone();
-            let member = self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
-                let stream = streams.require(&jetstream, &name).await?;
-                let info = durable::ensure(&jetstream, &stream, &wanted, None).await?;
-                Member::start(Setup {
-                    client,
-                    jetstream,
-                    link,
-                    mailbox,
-                    commands,
-                    topic: (index as u32, name),
-                    stream,
-                    wanted,
-                    consumer: info.config,
-                    prefetch,
-                    double_ack: settings.double_ack,
-                    limit: settings.limit,
-                })
-                .await
-            })?;
+            let member =
+                self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
+                    let stream = streams.require(&jetstream, &name).await?;
+                    let info = durable::ensure(&jetstream, &stream, &wanted, None).await?;
+                    Member::start(Setup {
+                        client,
+                        jetstream,
+                        link,
+                        mailbox,
+                        commands,
+                        topic: (index as u32, name),
+                        stream,
+                        wanted,
+                        consumer: info.config,
+                        prefetch,
+                        double_ack: settings.double_ack,
+                        limit: settings.limit,
+                    })
+                    .await
+                })?;
             members.push((consumer::Member::new(topic.clone(), tell), member));
         }
         let mut sides = Vec::new();

@@ -24,7 +24,11 @@ pub(super) fn addresses(url: &BusUrl) -> String {
 pub(super) fn servers(url: &BusUrl, is_tls: bool) -> Result<Vec<ServerAddr>, ConnectError> {
     let scheme = if is_tls { "tls" } else { "nats" };
     let server = |host| format!("{scheme}://{host}").parse();
-    url.hosts().iter().map(server).collect::<Result<_, _>>().map_err(|error: std::io::Error| refused(url, error))
+    url.hosts()
+        .iter()
+        .map(server)
+        .collect::<Result<_, _>>()
+        .map_err(|error: std::io::Error| refused(url, error))
 }
 
 pub(super) fn refused(url: &BusUrl, reason: impl ToString) -> ConnectError {
@@ -79,5 +83,9 @@ pub(super) fn options(url: &BusUrl, config: &NatsConfig) -> Result<ConnectOption
 /// is left alone.
 fn pause(tries: usize) -> Duration {
     let doublings = tries.saturating_sub(1).min(8) as u32;
-    if tries <= 1 { Duration::ZERO } else { (Duration::from_millis(5) * 2_u32.pow(doublings)).min(LONGEST_PAUSE) }
+    if tries <= 1 {
+        Duration::ZERO
+    } else {
+        (Duration::from_millis(5) * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+    }
 }

@@ -188,13 +188,15 @@ impl Publishing {
     ) -> Result<u64, PublishFault> {
         let token = names::token(record.key.as_deref());
         let id = self.id_of(topic, record, ticket);
-        let headers = message::headers_of(record, &id, matches!(token, Token::Hashed(_))).map_err(|name| {
-            PublishFault::Permanent(format!("no header of NATS can be called `{}`", name.escape_debug()))
-        })?;
+        let headers =
+            message::headers_of(record, &id, matches!(token, Token::Hashed(_))).map_err(|name| {
+                PublishFault::Permanent(format!("no header of NATS can be called `{}`", name.escape_debug()))
+            })?;
         let subject = format!("{}.{}", self.known[topic].prefix, token.as_str());
         self.last += 1;
         let reply = format!("{inbox}.{}", self.last);
-        let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, record.value.clone()).await;
+        let sent =
+            self.client.publish_with_reply_and_headers(subject, reply, headers, record.value.clone()).await;
         match sent {
             Ok(()) => Ok(self.last),
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
@@ -213,7 +215,8 @@ impl Publishing {
     /// What the server knows a second copy of the record by: the id of the event, or one of our own that is the same at
     /// each try. A dead letter has headers of the record that it tells of, also its event id, and is none of its copies.
     fn id_of(&self, topic: &str, record: &Record, ticket: u64) -> String {
-        let event_id = record.headers.get(Envelope::EVENT_ID_HEADER).and_then(|id| std::str::from_utf8(id).ok());
+        let event_id =
+            record.headers.get(Envelope::EVENT_ID_HEADER).and_then(|id| std::str::from_utf8(id).ok());
         match event_id {
             Some(id) if !dead_letter::is_dead_letter(&record.headers) => {
                 // The window is the stream's: the same event may be in two topics of it.
@@ -226,7 +229,9 @@ impl Publishing {
     fn answered(&mut self, message: Message) {
         let number = message.subject.as_str().rsplit('.').next().and_then(|token| token.parse().ok());
         // Of one that was given up a moment ago.
-        let Some(Sent { topic, ticket }) = number.and_then(|number: u64| self.sent.remove(&number)) else { return };
+        let Some(Sent { topic, ticket }) = number.and_then(|number: u64| self.sent.remove(&number)) else {
+            return;
+        };
         while self.due.front().is_some_and(|(_, number)| !self.sent.contains_key(number)) {
             self.due.pop_front();
         }
@@ -305,7 +310,10 @@ mod tests {
         assert_eq!(of(503, 10077, "maximum messages exceeded"), PublishFault::Full);
         assert_eq!(of(503, 10077, "maximum bytes exceeded"), PublishFault::Full);
         assert!(matches!(of(503, 10077, "no space left on device"), PublishFault::Transient(_)));
-        assert!(matches!(of(503, 10008, "JetStream system temporarily unavailable"), PublishFault::Transient(_)));
+        assert!(matches!(
+            of(503, 10008, "JetStream system temporarily unavailable"),
+            PublishFault::Transient(_)
+        ));
         assert!(matches!(of(400, 10054, "message size exceeds maximum allowed"), PublishFault::Permanent(_)));
     }
 }

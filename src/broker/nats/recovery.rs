@@ -43,7 +43,9 @@ pub(super) enum Do<T> {
     /// Fetch so many messages, as far as they are there, and tell when no more come.
     Collect(usize),
     /// Have everything delivered again that is not acknowledged. With `patiently` by waiting for it.
-    Expire { patiently: bool },
+    Expire {
+        patiently: bool,
+    },
     /// Hand these out, in this order, and then what passes.
     Open(Vec<T>),
     /// Give up everything and begin anew.

@@ -83,10 +83,8 @@ pub(super) fn start(url: &BusUrl, config: &NatsConfig) -> Result<(Runtime, Conne
         });
         runtime.shutdown_timeout(ENDING);
     };
-    let thread = thread::Builder::new()
-        .name("keylane-nats".to_owned())
-        .spawn(body)
-        .map_err(ConnectError::Thread)?;
+    let thread =
+        thread::Builder::new().name("keylane-nats".to_owned()).spawn(body).map_err(ConnectError::Thread)?;
     match answered.recv().unwrap_or(Err(ConnectError::Abandoned)) {
         Ok((handle, connected)) => {
             Ok((Runtime { handle, end: Mutex::new(Some(end)), thread: Mutex::new(Some(thread)) }, connected))
@@ -129,7 +127,9 @@ async fn connect(
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                     return Err(options::refused(
                         url,
-                        format!("{error}; check the user and the password or token of the URL, or `nats.credentials`"),
+                        format!(
+                            "{error}; check the user and the password or token of the URL, or `nats.credentials`"
+                        ),
                     ));
                 }
                 ConnectErrorKind::Tls => return Err(options::refused(url, with_causes(&error))),
@@ -147,7 +147,9 @@ async fn connect(
         let version = client.server_info().version;
         return Err(options::refused(
             url,
-            format!("the server has version {version}; {major}.{minor} or newer is needed, for priority groups of consumers"),
+            format!(
+                "the server has version {version}; {major}.{minor} or newer is needed, for priority groups of consumers"
+            ),
         ));
     }
     let jetstream = ContextBuilder::new().timeout(limit).build(client.clone());

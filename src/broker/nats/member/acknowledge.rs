@@ -96,7 +96,9 @@ impl Member {
     }
 
     pub(super) fn acked(&mut self, message: &Message) {
-        let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
+        let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else {
+            return;
+        };
         if message.status.is_some() {
             // Nobody takes acknowledgements just now: it is sent again.
             return;
@@ -145,11 +147,8 @@ impl Member {
     }
 
     pub(super) async fn give_back(&mut self, reply: Subject, delay: Duration) {
-        let payload = if delay.is_zero() {
-            NAK
-        } else {
-            format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into()
-        };
+        let payload =
+            if delay.is_zero() { NAK } else { format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into() };
         let _ = self.setup.client.publish(reply, payload).await;
     }
 }

@@ -216,7 +216,8 @@ impl Member {
         let link = self.setup.link.borrow_and_update().clone();
         if !link.is_up {
             self.demand.forget();
-            self.timers = Timers { progress: self.timers.progress, expired: self.timers.expired, ..Timers::default() };
+            self.timers =
+                Timers { progress: self.timers.progress, expired: self.timers.expired, ..Timers::default() };
             self.problem(Some(link.problem));
             return;
         }
@@ -397,7 +398,8 @@ impl Member {
         if let Some((_, is_lowered)) = self.timers.expired.take_if(|(at, _)| *at <= now) {
             self.expired(is_lowered).await;
         }
-        if take_due(&mut self.timers.pull_ends, now) && (self.demand.is_asking() || self.gate.is_collecting()) {
+        if take_due(&mut self.timers.pull_ends, now) && (self.demand.is_asking() || self.gate.is_collecting())
+        {
             tracing::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,

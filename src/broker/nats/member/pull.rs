@@ -42,7 +42,9 @@ impl Purpose {
 
     fn of(subject: &str) -> Option<Self> {
         let token = subject.rsplit('.').next()?;
-        [Self::Flow, Self::KeepPin, Self::Collect, Self::Standby].into_iter().find(|purpose| purpose.token() == token)
+        [Self::Flow, Self::KeepPin, Self::Collect, Self::Standby]
+            .into_iter()
+            .find(|purpose| purpose.token() == token)
     }
 }
 
@@ -67,7 +69,8 @@ impl Member {
             let _ = write!(payload, r#","id":"{pin}""#);
         }
         payload.push('}');
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.setup.stream.name, self.setup.wanted.name);
+        let subject =
+            format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.setup.stream.name, self.setup.wanted.name);
         let inbox = format!("{}.{}", self.inbox, purpose.token());
         let now = Instant::now();
         // Lost with its connection, which is heard of.
@@ -129,7 +132,10 @@ impl Member {
             _ => {}
         }
         let is_gone = description.eq_ignore_ascii_case("consumer deleted");
-        if is_gone || description.eq_ignore_ascii_case("server shutdown") || description.starts_with("Leadership") {
+        if is_gone
+            || description.eq_ignore_ascii_case("server shutdown")
+            || description.starts_with("Leadership")
+        {
             tracing::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,
@@ -191,7 +197,9 @@ impl Member {
     }
 
     pub(super) async fn unpin(&mut self) {
-        let _ = api::unpin(&self.setup.jetstream, &self.setup.stream.name, &self.setup.wanted.name, PIN_GROUP).await;
+        let _ =
+            api::unpin(&self.setup.jetstream, &self.setup.stream.name, &self.setup.wanted.name, PIN_GROUP)
+                .await;
     }
 
     /// Whether nobody owns this pin: twice, a moment apart, the server knew of nobody who listens for it.
