@@ -10,6 +10,8 @@ pub(crate) mod kafka;
 pub(crate) mod memory;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
+#[cfg(any(feature = "kafka", test, fuzzing))]
+pub(crate) mod position_text;
 
 use crate::clock::Clock;
 use crate::event::Record;
