@@ -669,7 +669,6 @@ impl<H: Handler> Worker<H> {
         }
         let mut wakeups = std::mem::take(&mut self.wakeups);
         self.lane.take_wakes(&mut wakeups);
-        self.seen = self.lane.look();
         for wakeup in wakeups.drain(..) {
             match wakeup {
                 Wakeup::Future(key, stamp) => self.poll_lease(key, stamp, now),
