@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod order;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub mod servers;
 
 use keylane::{Envelope, Event, HandlerError, Subscription, SubscriptionBuilder};
 use std::cell::Cell;

@@ -71,9 +71,17 @@ impl Proxy {
     }
 
     /// Cuts the connection at each of the next `n` publishes to the topic: in turn before the broker has it, and when
-    /// it has it and has not answered.
+    /// it has it and has not answered. With `usize::MAX` they are swallowed instead, until this is called again: then
+    /// connections are cut, so that clients learn that no answer comes.
     pub fn fail_next_publishes(&self, topic: &str, n: usize) {
-        self.0.faults.lock().unwrap().push((topic.to_owned(), n));
+        let mut faults = self.0.faults.lock().unwrap();
+        let swallowed = faults.iter().any(|(known, n)| known == topic && *n == usize::MAX);
+        faults.retain(|(known, _)| known != topic);
+        faults.push((topic.to_owned(), n));
+        drop(faults);
+        if swallowed {
+            self.0.cut();
+        }
     }
 }
 
@@ -91,6 +99,7 @@ enum Fate {
     Pass,
     CutBefore,
     CutBehind,
+    Swallow,
 }
 
 impl Shared {
@@ -143,6 +152,7 @@ impl Shared {
                 match self.fate(piece) {
                     Fate::Pass => server.write_all(piece)?,
                     Fate::CutBefore => return Ok(()),
+                    Fate::Swallow => {}
                     Fate::CutBehind => {
                         // The client's side first, so that no answer comes through.
                         let _ = client.shutdown(Shutdown::Both);
@@ -175,9 +185,13 @@ impl Shared {
 
     fn fate(&self, piece: &[u8]) -> Fate {
         let mut faults = self.faults.lock().unwrap();
-        let Some(fault) = faults.iter_mut().find(|(topic, n)| *n > 0 && self.publishes_to(piece, topic)) else {
+        let Some(fault) = faults.iter_mut().find(|(topic, n)| *n > 0 && self.publishes_to(piece, topic))
+        else {
             return Fate::Pass;
         };
+        if fault.1 == usize::MAX {
+            return Fate::Swallow;
+        }
         fault.1 -= 1;
         if fault.1.is_multiple_of(2) { Fate::CutBefore } else { Fate::CutBehind }
     }
