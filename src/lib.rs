@@ -113,6 +113,16 @@ pub mod memory {
     pub use crate::broker::memory::{Faults, MemoryBroker, MemoryBrokerBuilder};
 }
 
+/// What the fuzz targets reach beyond the public face.
+#[cfg(all(fuzzing, not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// See `broker/position_text.rs`.
+    pub fn position_text(text: &str, watermark: u64) {
+        crate::broker::position_text::survives(text, watermark);
+    }
+}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

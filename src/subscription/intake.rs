@@ -933,7 +933,8 @@ impl<I: Invoke> Intake<I> {
             let after = now.saturating_duration_since(known.since);
             tracing::info!(?after, "the broker answers again");
         }
-        if !std::mem::replace(&mut self.is_ready, true) {
+        if !self.is_ready && self.setup.consumer.has_joined() {
+            self.is_ready = true;
             self.set_status(self.undrained_status());
             self.setup.commands.joined();
         }
