@@ -783,6 +783,11 @@ impl<J: Send + 'static> Pool<J> {
         self.inner.lanes.iter().any(|lane| lane.look().is_closed())
     }
 
+    /// Whether the calling thread is just running a job of this pool, and so must not wait for its workers.
+    pub(crate) fn is_running_here(&self) -> bool {
+        self.inner.lanes.iter().any(|lane| own_lane::is(worker::lane_number(lane)))
+    }
+
     fn lane_of(&self, key: Key) -> &Arc<WorkerLane<J>> {
         &self.inner.lanes[key.worker(self.inner.lanes.len())]
     }
