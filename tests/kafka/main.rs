@@ -4,5 +4,6 @@
 
 mod basics;
 mod cluster;
+mod rebalance;
 #[path = "../support/mod.rs"]
 mod support;
