@@ -1,0 +1,53 @@
+//! What is handled again was not committed when its process was killed, stood still, or lost its broker.
+
+use super::lives::Lives;
+use super::runs::{End, Run, Runs};
+use super::{Limits, Verdict, at, name};
+use std::collections::HashSet;
+
+pub(super) fn check(runs: &Runs, lives: &Lives, limits: &Limits, verdict: &mut Verdict) {
+    let disruptions = lives.disruptions(limits);
+    let mut repeatable = vec![HashSet::new(); disruptions.len()];
+    for run in &runs.all {
+        for (disruption, repeatable) in disruptions.iter().zip(&mut repeatable) {
+            if disruption.covers(run.member, run.end) {
+                repeatable.insert((run.member, run.id));
+            }
+        }
+    }
+    verdict.bound = repeatable.iter().map(HashSet::len).sum();
+    for (id, runs_of_it) in runs.by(|run| run.id) {
+        for (before, again) in runs_of_it.iter().zip(&runs_of_it[1..]) {
+            if is_next_attempt(before, again) {
+                continue;
+            }
+            let was_over = runs.over.get(&id).is_some_and(|over| *over <= again.start);
+            if !was_over && matches!(before.how, End::Failed | End::Dropped) {
+                // It goes on elsewhere: nothing is repeated that had an effect.
+                continue;
+            }
+            verdict.duplicates += 1;
+            if !disruptions.iter().any(|disruption| disruption.covers(before.member, before.end)) {
+                verdict.unexplained += 1;
+                verdict.violation(|| {
+                    format!(
+                        "{} ended at {} with member {} and started again at {} with member {}, for no reason",
+                        name(id),
+                        at(before.end),
+                        before.member,
+                        at(again.start),
+                        again.member
+                    )
+                });
+            }
+        }
+    }
+    if verdict.duplicates > verdict.bound {
+        let (duplicates, bound) = (verdict.duplicates, verdict.bound);
+        verdict.violation(|| format!("{duplicates} records were handled again, and {bound} could be"));
+    }
+}
+
+fn is_next_attempt(before: &Run, again: &Run) -> bool {
+    before.member == again.member && before.how == End::Failed && again.attempt == before.attempt + 1
+}
