@@ -97,7 +97,7 @@ pub use op::Op;
 #[cfg(not(loom))]
 pub use policy::{DeadLetter, FailurePolicy, Jitter, PolicyError, Retry, Then};
 #[cfg(not(loom))]
-pub use publisher::{PublishError, Receipt, TryPublishError};
+pub use publisher::{NextOutcome, Outcome, Outcomes, PublishError, Receipt, TryPublishError};
 #[cfg(not(loom))]
 pub use route::{RecordView, Route};
 #[cfg(not(loom))]

@@ -1,6 +1,7 @@
 //! The front through which every backend publishes: bounded, in order per key, tried again until the broker answers.
 
 mod line;
+mod outcomes;
 
 use crate::broker::{Broker, PublishFault, Stored, Ticket};
 use crate::clock::{Clock, after};
@@ -9,8 +10,11 @@ use crate::event::Record;
 use crate::listeners::Registration;
 use crate::op::{Op, Promise};
 use crate::park::Parker;
+use crate::pool::wake_foreign;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
 use line::{Do, Id, Line, Offer, Room};
+pub use outcomes::{NextOutcome, Outcome, Outcomes};
+use outcomes::{Unread, tell_of_failure};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::task::{Wake, Waker};
@@ -187,6 +191,9 @@ struct State {
     outbox: VecDeque<Id>,
     is_sending: bool,
     flushes: Vec<(Id, Promise<()>)>,
+    unread: Unread,
+    /// It was closed, and all that was under way is answered.
+    is_over: bool,
     /// The number of those that waited for room when the ones nobody wants were last taken out.
     waiting_after_sweep: usize,
     closing: Option<Closing>,
@@ -201,10 +208,30 @@ struct Closing {
 struct Publish {
     topic: Arc<str>,
     record: Arc<Record>,
-    promise: Promise<Result<Receipt, PublishError>>,
+    reply: Reply,
     /// It was not admitted at the call, so dropping its operation withdraws it until it is sent.
     waits_for_room: bool,
+    /// Of an outcome that somebody reads.
+    keeps_place: bool,
     room_seen: u64,
+}
+
+/// Whom the broker's answer is for.
+enum Reply {
+    /// Whoever holds the operation.
+    Op(Promise<Result<Receipt, PublishError>>),
+    /// Whoever reads the outcomes. Until it is sent somebody may wait for that.
+    Outcomes(Option<Promise<Result<(), PublishError>>>),
+}
+
+impl Reply {
+    /// Nobody wants the record to be sent any more, if it was not.
+    fn is_detached(&self) -> bool {
+        match self {
+            Self::Op(promise) => promise.is_detached(),
+            Self::Outcomes(promise) => promise.as_ref().is_some_and(Promise::is_detached),
+        }
+    }
 }
 
 /// How often the publishes to a full topic are tried again without a wake.
@@ -224,6 +251,8 @@ impl Publisher {
             outbox: VecDeque::new(),
             is_sending: false,
             flushes: Vec::new(),
+            unread: Unread::default(),
+            is_over: false,
             waiting_after_sweep: 0,
             closing: None,
             random: fastrand::Rng::new(),
@@ -286,6 +315,34 @@ impl Publisher {
         }
     }
 
+    /// See [`Bus::send`](crate::Bus::send).
+    pub(crate) fn send(&self, topic: &str, record: Record) -> Op<Result<(), PublishError>> {
+        let (inner, limit, size) = (&self.0, self.0.bounds.max_record_bytes, record.size());
+        if size > limit {
+            return Op::ready(Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }));
+        }
+        let state = inner.state.lock();
+        // ORDERING: Relaxed; a close sets it before it takes this lock.
+        if inner.is_closed.load(Ordering::Relaxed) {
+            return Op::ready(Err(PublishError::Closed));
+        }
+        let waits = !state.line.has_room(size);
+        let (taken, op) = if waits {
+            let (promise, op) = Op::pending(|| Err(PublishError::Closed));
+            (Some(promise), op)
+        } else {
+            (None, Op::ready(Ok(())))
+        };
+        let keeps_place = state.unread.readers > 0;
+        inner.add(state, inner.topic(topic), Arc::new(record), Reply::Outcomes(taken), keeps_place);
+        op
+    }
+
+    /// See [`Bus::outcomes`](crate::Bus::outcomes).
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        self.0.outcomes()
+    }
+
     /// Is over when all that was published before has been answered.
     pub(crate) fn flush(&self) -> Op<()> {
         let mut state = self.0.state.lock();
@@ -322,6 +379,10 @@ impl Publisher {
         let mut state = inner.state.lock();
         // Nothing is under way, or a close before this one has ended it.
         if state.publishes.is_empty() && state.closing.is_none() && !inner.is_thread_wanted() {
+            state.is_over = true;
+            let readers = state.unread.take_wakers();
+            drop(state);
+            readers.into_iter().for_each(wake_foreign);
             return Op::ready(0);
         }
         let closing = state.closing.get_or_insert(Closing { until, promises: Vec::new() });
@@ -374,40 +435,75 @@ impl Inner {
         record: Arc<Record>,
         only_if_room: bool,
     ) -> Result<Op<Result<Receipt, PublishError>>, Arc<Record>> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         // ORDERING: Relaxed; a close sets it before it takes this lock.
         if self.is_closed.load(Ordering::Relaxed) {
             return Ok(Op::ready(Err(PublishError::Closed)));
         }
-        let waits_for_room = !state.line.has_room(record.size());
-        if only_if_room && (waits_for_room || state.rests_for_room_in(&topic)) {
+        if only_if_room && (!state.line.has_room(record.size()) || state.rests_for_room_in(&topic)) {
             return Err(record);
         }
         let (promise, op) = Op::pending(|| Err(PublishError::Closed));
+        self.add(state, topic, record, Reply::Op(promise), false);
+        Ok(op)
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        topic: Arc<str>,
+        record: Arc<Record>,
+        reply: Reply,
+        keeps_place: bool,
+    ) {
+        let bytes = record.size();
+        let waits_for_room = !state.line.has_room(bytes);
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(true, Ordering::Relaxed);
         let order = record.key.clone().map(|key| (topic.clone(), key));
         let mut out = Vec::new();
-        let id = state.line.offer(Offer { order, bytes: record.size() }, &mut out);
-        state.publishes.insert(id, Publish { topic, record, promise, waits_for_room, room_seen: 0 });
+        let id = state.line.offer(Offer { order, bytes, keeps_place }, &mut out);
+        let publish = Publish { topic, record, reply, waits_for_room, keeps_place, room_seen: 0 };
+        state.publishes.insert(id, publish);
         state.sweep();
         self.carry_out(state, out);
-        Ok(op)
     }
 
     /// Carries out what the line says, and lets go of the lock for each call to the broker. One thread sends at a
     /// time, so that the order of the line is the order of the calls.
     fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, out: Vec<Do>) {
-        let mut completed = Vec::new();
-        for command in out {
+        let (mut completed, mut unread) = (Vec::new(), Vec::new());
+        let mut commands = VecDeque::from(out);
+        while let Some(command) = commands.pop_front() {
             match command {
                 Do::Send(id) => state.outbox.push_back(id),
-                // After a close there is nobody to tell.
                 Do::Complete(id, result) => {
-                    completed.extend(state.publishes.remove(&id).map(|publish| (publish, result)));
+                    // After a close there is nobody to tell.
+                    let Some(publish) = state.publishes.remove(&id) else { continue };
+                    let Publish { topic, record, reply, keeps_place, .. } = publish;
+                    let result = self.result(topic.clone(), result);
+                    match reply {
+                        Reply::Op(promise) => completed.push((promise, result)),
+                        // Withdrawn before it was sent: nobody wants to know.
+                        Reply::Outcomes(Some(_)) => {}
+                        Reply::Outcomes(None) => {
+                            let outcome = Outcome { topic, key: record.key.clone(), result };
+                            if keeps_place && state.unread.readers > 0 {
+                                state.unread.queue.push_back(outcome);
+                                continue;
+                            }
+                            unread.push(outcome);
+                        }
+                    }
+                    if keeps_place {
+                        let mut more = Vec::new();
+                        state.give_back_places(1, &mut more);
+                        commands.extend(more);
+                    }
                 }
             }
         }
+        let readers = if state.unread.queue.is_empty() { Vec::new() } else { state.unread.take_wakers() };
         let flushed = state.flushed();
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(!state.line.is_empty(), Ordering::Relaxed);
@@ -417,9 +513,9 @@ impl Inner {
             state.is_sending = true;
         }
         drop(state);
-        for (publish, result) in completed {
-            self.complete(publish, result);
-        }
+        unread.iter().for_each(tell_of_failure);
+        completed.into_iter().for_each(|(promise, result)| promise.complete(result));
+        readers.into_iter().for_each(wake_foreign);
         flushed.into_iter().for_each(|promise| promise.complete(()));
         if is_closing {
             self.wake_thread();
@@ -440,28 +536,31 @@ impl Inner {
             // ORDERING: Acquire pairs with the Release of the wake for room: one that came before is not counted.
             let room_seen = self.room.load(Ordering::Acquire);
             let Some(publish) = state.publishes.get_mut(&id) else { continue };
-            if std::mem::take(&mut publish.waits_for_room) && publish.promise.is_detached() {
+            if std::mem::take(&mut publish.waits_for_room) && publish.reply.is_detached() {
                 drop(state);
                 self.answered(id, Err(PublishFault::Permanent("withdrawn before it was sent".to_owned())));
                 continue;
             }
             publish.room_seen = room_seen;
+            let taken = if let Reply::Outcomes(taken) = &mut publish.reply { taken.take() } else { None };
             let (topic, record) = (publish.topic.clone(), publish.record.clone());
             drop(state);
+            if let Some(taken) = taken {
+                taken.complete(Ok(()));
+            }
             self.broker.publish(&topic, record, Box::new(Answer { inner: self.clone(), id }));
         }
     }
 
-    fn complete(&self, publish: Publish, result: Result<Stored, String>) {
-        let Publish { topic, promise, .. } = publish;
-        promise.complete(match result {
+    fn result(&self, topic: Arc<str>, result: Result<Stored, String>) -> Result<Receipt, PublishError> {
+        match result {
             Ok(stored) => {
                 // ORDERING: Relaxed; a counter.
                 self.published.fetch_add(1, Ordering::Relaxed);
                 Ok(Receipt { topic, stored })
             }
             Err(reason) => Err(PublishError::Refused { topic: topic.to_string(), reason }),
-        });
+        }
     }
 
     fn answered(self: &Arc<Self>, id: Id, answer: Result<Stored, PublishFault>) {
@@ -548,14 +647,33 @@ impl Inner {
             state.closing.as_ref().is_some_and(|closing| state.publishes.is_empty() || now >= closing.until);
         if is_over && let Some(closing) = state.closing.take() {
             let left = std::mem::take(&mut state.publishes);
+            let count = left.len() as u64;
+            state.is_over = true;
+            let mut waiting = Vec::new();
+            for publish in left.into_values() {
+                match publish.reply {
+                    Reply::Op(promise) => waiting.push(promise),
+                    Reply::Outcomes(Some(taken)) => taken.complete(Err(PublishError::Closed)),
+                    Reply::Outcomes(None) => {
+                        let (topic, key) = (publish.topic, publish.record.key.clone());
+                        let outcome = Outcome { topic, key, result: Err(PublishError::Closed) };
+                        if state.unread.readers > 0 {
+                            state.unread.queue.push_back(outcome);
+                        } else {
+                            tell_of_failure(&outcome);
+                        }
+                    }
+                }
+            }
+            let readers = state.unread.take_wakers();
             let flushes = std::mem::take(&mut state.flushes);
             state.line.withdraw_where(|_| true);
             state.outbox.clear();
             // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
             self.has_thread.store(false, Ordering::Relaxed);
             drop(state);
-            let count = left.len() as u64;
-            left.into_values().for_each(|publish| publish.promise.complete(Err(PublishError::Closed)));
+            readers.into_iter().for_each(wake_foreign);
+            waiting.into_iter().for_each(|promise| promise.complete(Err(PublishError::Closed)));
             flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
             closing.promises.into_iter().for_each(|promise| promise.complete(count));
             return ControlFlow::Break(());
@@ -666,7 +784,7 @@ impl State {
         }
         let publishes = &mut self.publishes;
         self.line.withdraw_where(|id| {
-            let is_unwanted = publishes[&id].promise.is_detached();
+            let is_unwanted = publishes[&id].reply.is_detached();
             if is_unwanted {
                 publishes.remove(&id);
             }
