@@ -129,10 +129,9 @@ impl FromStr for Line {
                 "acked" => Entry::Acked(id(words)?),
                 "refused" => Entry::Refused(id(words)?),
                 "ready" => Entry::Ready,
-                "stored" => Entry::Stored(
-                    id(words)?,
-                    Place { partition: number(words)?, offset: number(words)? },
-                ),
+                "stored" => {
+                    Entry::Stored(id(words)?, Place { partition: number(words)?, offset: number(words)? })
+                }
                 "dead" => Entry::Dead(id(words)?),
                 "killed" => Entry::Fault(Fault::Killed(number(words)?)),
                 "stopped" => Entry::Fault(Fault::Stopped(number(words)?)),
@@ -146,7 +145,9 @@ impl FromStr for Line {
             Some(Line { time, entry })
         }
         let mut words = text.split_whitespace();
-        line(&mut words).filter(|_| words.next().is_none()).ok_or_else(|| format!("no line of a log: {text:?}"))
+        line(&mut words)
+            .filter(|_| words.next().is_none())
+            .ok_or_else(|| format!("no line of a log: {text:?}"))
     }
 }
 

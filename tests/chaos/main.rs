@@ -10,7 +10,8 @@
 //! - `CHAOS_PROTOCOL=range` has Kafka's consumers agree that way, which else the seed chooses.
 //! - `CHAOS_KEEP=1` keeps the logs of runs that found nothing, too; they are below `target/chaos`.
 
-#[allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -49,7 +50,11 @@ fn survive(kind: Kind) {
     let lasts = Duration::from_secs(option("CHAOS_SECONDS").unwrap_or(40));
     let (report, verdict) = run::run(&run::Plan::new(kind, seed, lasts));
     report.print(&verdict);
-    assert!(verdict.is_sound(), "{} violations with seed {seed}; they are listed above", verdict.violations.len());
+    assert!(
+        verdict.is_sound(),
+        "{} violations with seed {seed}; they are listed above",
+        verdict.violations.len()
+    );
     assert!(report.kills() > 0 && verdict.handled > 0 && verdict.dead_lettered > 0, "the run was no run");
 }
 

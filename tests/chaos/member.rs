@@ -24,7 +24,8 @@ impl Member {
             Role::Consumer(_) | Role::Planted(_) => "consumer",
         };
         let log = folder.join(format!("{name}-{number}.log"));
-        let printed = File::create(folder.join(format!("{name}-{number}.out"))).expect("target can be written");
+        let printed =
+            File::create(folder.join(format!("{name}-{number}.out"))).expect("target can be written");
         let part = Part { member: number, log: log.clone(), role };
         let child = Command::new(std::env::current_exe().expect("it has a path"))
             .args(["a_member_of_a_run", "--exact", "--ignored", "--nocapture", "--test-threads=1"])

@@ -1,6 +1,7 @@
 //! What a run says at its end.
 
 use crate::checker::Verdict;
+use std::fmt::Write;
 use std::time::Duration;
 
 pub struct Report {
@@ -67,16 +68,24 @@ impl Report {
             ),
             (
                 "duplicates",
-                format!("{} of at most {}, {} unexplained", verdict.duplicates, verdict.bound, verdict.unexplained),
+                format!(
+                    "{} of at most {}: by kills {}, by freezes {}, by outages {}, unexplained {}",
+                    verdict.duplicates,
+                    verdict.bound,
+                    verdict.by_kills,
+                    verdict.by_silence,
+                    verdict.by_outages,
+                    verdict.unexplained
+                ),
             ),
             ("over after", format!("{:.1} s", self.settled_after.as_secs_f64())),
         ];
         let mut table = format!("{}\n", self.name);
         for (name, value) in rows {
-            table += &format!("  {name:<14} {value}\n");
+            let _ = writeln!(table, "  {name:<14} {value}");
         }
         for violation in &verdict.violations {
-            table += &format!("  VIOLATION: {violation}\n");
+            let _ = writeln!(table, "  VIOLATION: {violation}");
         }
         println!("{table}");
     }

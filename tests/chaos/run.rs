@@ -66,7 +66,8 @@ impl Plan {
                 let (properties, expiry) = if protocol == "consumer" {
                     (String::new(), 5 * second)
                 } else {
-                    let properties = "properties = { 'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500' }";
+                    let properties =
+                        "properties = { 'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500' }";
                     (properties.to_owned(), 2 * second)
                 };
                 (format!("kafka.group_protocol = '{protocol}'\nkafka.{properties}\n"), expiry)
@@ -136,6 +137,7 @@ pub fn run(plan: &Plan) -> (Report, Verdict) {
     for _ in 0..PUBLISHERS {
         run.add_publisher(HashMap::new());
     }
+    run.begin();
     let started = Instant::now();
     run.suffer(started);
     run.heal();
@@ -185,11 +187,25 @@ impl Run<'_> {
         self.publishers.push((member, next));
     }
 
+    /// Waits until all take part.
+    fn begin(&mut self) {
+        let until = Instant::now() + SETTLES;
+        while let Some(late) = self
+            .consumers
+            .iter()
+            .chain(self.publishers.iter().map(|(member, _)| member))
+            .find(|member| !member.is_ready())
+        {
+            let out = late.log.with_extension("out");
+            assert!(Instant::now() < until, "member {} is not ready; see {}", late.number, out.display());
+            thread::sleep(TICK);
+        }
+    }
+
     /// The faults.
     fn suffer(&mut self, started: Instant) {
-        let mut schedule = Schedule::new(self.plan.seed, self.plan.weights);
         let mut at = started;
-        while let Some(Step { after, blow }) = schedule.next() {
+        for Step { after, blow } in Schedule::new(self.plan.seed, self.plan.weights) {
             at += after;
             if at > started + self.plan.lasts {
                 return;

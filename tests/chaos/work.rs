@@ -1,7 +1,7 @@
 //! What the handlers of a run do with each record: the same in every process.
 
 use crate::history::Id;
-use keylane::{Envelope, Event};
+use keylane::{Envelope, Event, Record};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -64,6 +64,11 @@ pub fn envelope(id: Id) -> Envelope<'static> {
     envelope.expect("it is valid").into_owned()
 }
 
+/// The same as it is stored.
+pub fn bytes(id: Id) -> Vec<u8> {
+    Record::from(&envelope(id)).value.to_vec()
+}
+
 /// The number in the bytes of an Envelope.
 ///
 /// # Panics
@@ -71,7 +76,7 @@ pub fn envelope(id: Id) -> Envelope<'static> {
 pub fn id_of(bytes: &[u8]) -> Id {
     let envelope = Envelope::parse(bytes).expect("only Envelopes are published");
     let [key, producer, n] =
-        serde_json::from_slice(envelope.payload().as_ref()).expect("a payload is three numbers");
+        serde_json::from_slice(envelope.payload_bytes()).expect("a payload is three numbers");
     Id { key, producer, n }
 }
 
@@ -82,6 +87,5 @@ pub fn id_of_event(event: &Event) -> Id {
 #[test]
 fn an_envelope_carries_its_number() {
     let id = Id { key: 3, producer: 2, n: 17 };
-    let record: keylane::Record = envelope(id).into();
-    assert_eq!(id_of(&record.value), id);
+    assert_eq!(id_of(&bytes(id)), id);
 }

@@ -1,6 +1,6 @@
 //! What is handled again was not committed when its process was killed, stood still, or lost its broker.
 
-use super::lives::Lives;
+use super::lives::{Cause, Lives};
 use super::runs::{End, Run, Runs};
 use super::{Limits, Verdict, at, name};
 use std::collections::HashSet;
@@ -27,18 +27,25 @@ pub(super) fn check(runs: &Runs, lives: &Lives, limits: &Limits, verdict: &mut V
                 continue;
             }
             verdict.duplicates += 1;
-            if !disruptions.iter().any(|disruption| disruption.covers(before.member, before.end)) {
-                verdict.unexplained += 1;
-                verdict.violation(|| {
-                    format!(
-                        "{} ended at {} with member {} and started again at {} with member {}, for no reason",
-                        name(id),
-                        at(before.end),
-                        before.member,
-                        at(again.start),
-                        again.member
-                    )
-                });
+            let covering =
+                disruptions.iter().filter(|disruption| disruption.covers(before.member, before.end));
+            match covering.map(|disruption| disruption.cause).min() {
+                Some(Cause::Kill) => verdict.by_kills += 1,
+                Some(Cause::Silence) => verdict.by_silence += 1,
+                Some(Cause::Outage) => verdict.by_outages += 1,
+                None => {
+                    verdict.unexplained += 1;
+                    verdict.violation(|| {
+                        format!(
+                            "{} ended at {} with member {} and started again at {} with member {}, for no reason",
+                            name(id),
+                            at(before.end),
+                            before.member,
+                            at(again.start),
+                            again.member
+                        )
+                    });
+                }
             }
         }
     }

@@ -20,9 +20,18 @@ struct Life {
     stops: Vec<(Nanos, Nanos)>,
 }
 
+/// What costs a member what it had not committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    Kill,
+    Silence,
+    Outage,
+}
+
 /// A time in which something cost a member what it had not committed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Disruption {
+    pub(super) cause: Cause,
     /// None: all.
     pub(super) member: Option<u32>,
     pub(super) from: Nanos,
@@ -83,17 +92,20 @@ impl Lives {
         let mut disruptions = Vec::new();
         for &(down, up) in &self.outages {
             let from = down.saturating_sub(limits.uncommitted + limits.forgotten);
-            disruptions.push(Disruption { member: None, from, until: up.saturating_add(limits.recovery) });
+            let until = up.saturating_add(limits.recovery);
+            disruptions.push(Disruption { cause: Cause::Outage, member: None, from, until });
         }
         for (&member, life) in &self.members {
             if let Some(killed) = life.killed {
                 let from = self.uncommitted_since(killed, limits);
-                disruptions.push(Disruption { member: Some(member), from, until: killed });
+                let member = Some(member);
+                disruptions.push(Disruption { cause: Cause::Kill, member, from, until: killed });
             }
             for (from, until) in self.silences(member, limits) {
                 let from = self.uncommitted_since(from, limits);
                 let until = until.saturating_add(limits.notice);
-                disruptions.push(Disruption { member: Some(member), from, until });
+                let member = Some(member);
+                disruptions.push(Disruption { cause: Cause::Silence, member, from, until });
             }
         }
         disruptions

@@ -13,7 +13,7 @@ use crate::clock::Nanos;
 use crate::history::{Entry, History, Id, Place};
 use lives::Lives;
 use runs::Runs;
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 
 /// How much of what is not meant to happen the promises allow.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +56,10 @@ pub struct Verdict {
     pub forbidden_overlaps: usize,
     /// Records handled again: once for each time.
     pub duplicates: usize,
+    /// Those after a kill of who had handled them, or a silence, or else an outage of the broker.
+    pub by_kills: usize,
+    pub by_silence: usize,
+    pub by_outages: usize,
     /// What the kills, freezes and outages of the run explain at most.
     pub bound: usize,
     /// Records handled again with no such reason.
@@ -114,11 +118,11 @@ impl Store {
         stored.sort_unstable();
         let mut store = Self { keys: HashMap::new(), places: HashMap::new(), twice: Vec::new() };
         for (place, id) in stored {
-            if store.places.contains_key(&id) {
-                store.twice.push(id);
-            } else {
-                store.places.insert(id, place);
+            if let hash_map::Entry::Vacant(first) = store.places.entry(id) {
+                first.insert(place);
                 store.keys.entry(id.key).or_default().push(id);
+            } else {
+                store.twice.push(id);
             }
         }
         store

@@ -18,13 +18,12 @@ pub(super) fn check(store: &Store, runs: &Runs, limits: &Limits, verdict: &mut V
         let mut latest = (0, ids[0]);
         for &id in ids {
             ready.insert(id, latest);
-            match runs.over.get(&id) {
-                Some(&over) => latest = latest.max((over, id)),
-                None => {
-                    verdict.lost += 1;
-                    verdict.violation(|| format!("{} was neither handled nor dead-lettered", name(id)));
-                    latest = (Nanos::MAX, id);
-                }
+            if let Some(&over) = runs.over.get(&id) {
+                latest = latest.max((over, id));
+            } else {
+                verdict.lost += 1;
+                verdict.violation(|| format!("{} was neither handled nor dead-lettered", name(id)));
+                latest = (Nanos::MAX, id);
             }
         }
     }

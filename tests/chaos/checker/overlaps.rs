@@ -48,5 +48,5 @@ fn is_allowed(first: &Run, second: &Run, lives: &Lives, limits: &Limits) -> bool
     let silences = [first, second].into_iter().flat_map(|run| lives.silences(run.member, limits));
     silences.into_iter().any(|(from, until)| is_within(from, until, limits.notice))
         // A broker that is back may give a key away before it hears of who had it.
-        || lives.outages.iter().any(|&(down, up)| is_within(down, up, limits.recovery))
+        || lives.outages.iter().any(|&(down, up)| is_within(down, up, limits.notice))
 }

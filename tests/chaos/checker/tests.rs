@@ -169,7 +169,10 @@ fn two_handlers_at_once_are_found_unless_one_of_their_members_was_silent() {
     assert!(two_at_once(149, &[]).overlaps == 0);
     let verdict = two_at_once(160, &[]);
     assert_eq!((verdict.overlaps, verdict.forbidden_overlaps), (0, 1));
-    assert_finds(&verdict, "with member 1 and number 0 of key 1 by publisher 100 with member 2, for 10.000 ms");
+    assert_finds(
+        &verdict,
+        "with member 1 and number 0 of key 1 by publisher 100 with member 2, for 10.000 ms",
+    );
 
     let frozen = |until, end| {
         let mut lines = vec![
@@ -413,8 +416,8 @@ fn any(
     random: &mut fastrand::Rng,
     is_it: impl Fn(&Entry) -> bool,
 ) -> Option<(usize, Told)> {
-    let all = history.0.iter().enumerate().filter(|(_, told)| is_it(&told.line.entry));
-    random.choice(all).map(|(n, told)| (n, told.clone()))
+    let all: Vec<usize> = (0..history.0.len()).filter(|n| is_it(&history.0[*n].line.entry)).collect();
+    random.choice(all).map(|n| (n, history.0[n].clone()))
 }
 
 #[test]

@@ -7,9 +7,9 @@ use crate::planted;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 
 pub use consumer::Consumer;
@@ -39,7 +39,8 @@ pub enum Role {
 pub fn play() {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .expect("Linux kills a child with its parent");
-    let part = std::env::var(PART).unwrap_or_else(|_| panic!("{PART} is not set: a run of chaos starts this"));
+    let part =
+        std::env::var(PART).unwrap_or_else(|_| panic!("{PART} is not set: a run of chaos starts this"));
     let part: Part = serde_json::from_str(&part).expect("a run writes its parts as JSON");
     tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false).init();
     match &part.role {

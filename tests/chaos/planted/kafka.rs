@@ -56,12 +56,11 @@ pub(super) fn commit_past_pending(planted: &Planted, retry_after: Duration, log:
             while *due <= Instant::now()
                 && let Some(&id) = ids.front()
             {
-                match attempt(id, *next) {
-                    Some(again) => (*due, *next) = (Instant::now() + retry_after, again),
-                    None => {
-                        ids.pop_front();
-                        *next = 1;
-                    }
+                if let Some(again) = attempt(id, *next) {
+                    (*due, *next) = (Instant::now() + retry_after, again);
+                } else {
+                    ids.pop_front();
+                    *next = 1;
                 }
             }
         }

@@ -2,9 +2,9 @@
 
 use super::{Mistake, Planted};
 use crate::checker::{Verdict, check};
-use crate::child::{Publisher, Role};
+use crate::child::Role;
 use crate::folder::Folder;
-use crate::history::{Entry, History};
+use crate::history::{Entry, History, Id};
 use crate::member::Member;
 use crate::run::Plan;
 use crate::target::{Kind, Target};
@@ -17,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A run by hand.
 struct Bench {
+    name: &'static str,
     folder: Folder,
     target: Target,
     work: Work,
@@ -25,21 +26,19 @@ struct Bench {
 
 impl Bench {
     /// A broker with so many records in it.
-    fn new(kind: Kind, name: &str, records: u64, work: Work) -> Self {
+    fn new(kind: Kind, name: &'static str, records: usize, work: Work) -> Self {
         let folder = Folder::new(name);
         let target = Target::start(kind, &folder.name());
-        let publisher = Publisher {
-            config: target.config(""),
-            topic: target.topic.clone(),
-            work,
-            seed: 1,
-            rate: 100_000,
-            count: Some(records),
-            next: HashMap::new(),
-        };
-        let publisher = Member::start(folder.path(), 1, Role::Publisher(publisher));
-        assert!(publisher.gone_within(LIMIT, &folder.faults).is_some(), "the records were not published");
-        Self { folder, target, work, members: 1 }
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut next: HashMap<u32, u32> = HashMap::new();
+        let ids = (0..records).map(|_| {
+            let key = work.key(&mut random);
+            let n = next.entry(key).or_default();
+            *n += 1;
+            Id { key, producer: 1, n: *n - 1 }
+        });
+        target.load(ids);
+        Self { name, folder, target, work, members: 1 }
     }
 
     fn start(&mut self, fault: Mistake) -> Member {
@@ -51,15 +50,6 @@ impl Bench {
         };
         self.members += 1;
         Member::start(self.folder.path(), self.members, Role::Planted(planted))
-    }
-
-    /// Waits until so many records were handled, by this member.
-    fn wait_for(&self, member: &Member, done: usize) {
-        let until = Instant::now() + LIMIT;
-        while count(member, |entry| matches!(entry, Entry::Done(_))) < done {
-            assert!(Instant::now() < until, "member {} did not handle {done} records", member.number);
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 
     /// Waits until nothing has been handled for a while; then the member leaves, and the run is judged.
@@ -77,7 +67,26 @@ impl Bench {
         last.kill(&self.folder.faults);
         self.folder.write_stored(&self.target.stored());
         let limits = Plan::new(self.target.kind, 0, LIMIT).limits;
-        check(&History::read(self.folder.path()), &limits)
+        let verdict = check(&History::read(self.folder.path()), &limits);
+        println!(
+            "{}: {} records, {} lost, {} out of order, {} overlaps beyond what is allowed, {} unexplained duplicates",
+            self.name,
+            verdict.records,
+            verdict.lost,
+            verdict.out_of_order,
+            verdict.forbidden_overlaps,
+            verdict.unexplained
+        );
+        verdict
+    }
+}
+
+/// Waits until so many records were handled, by this member.
+fn wait_for(member: &Member, done: usize) {
+    let until = Instant::now() + LIMIT;
+    while count(member, |entry| matches!(entry, Entry::Done(_))) < done {
+        assert!(Instant::now() < until, "member {} did not handle {done} records", member.number);
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -90,7 +99,7 @@ fn a_commit_past_a_pending_record_is_found() {
     let work = Work { failing: 20, ..Work::plain(30, Duration::from_micros(200)) };
     let mut bench = Bench::new(Kind::Kafka, "planted-commit", 1_000, work);
     let first = bench.start(Mistake::CommitPastPending { retry_after: LIMIT });
-    bench.wait_for(&first, 500);
+    wait_for(&first, 500);
     assert!(count(&first, |entry| matches!(entry, Entry::Failed(_))) > 0, "some wait");
     first.kill(&bench.folder.faults);
     let second = bench.start(Mistake::CommitPastPending { retry_after: Duration::from_millis(10) });
@@ -104,9 +113,9 @@ fn a_drain_that_is_skipped_is_found() {
     let work = Work::plain(30, Duration::from_millis(100));
     let mut bench = Bench::new(Kind::Kafka, "planted-drain", 400, work);
     let first = bench.start(Mistake::SkippedDrain);
-    bench.wait_for(&first, 20);
+    wait_for(&first, 20);
     let second = bench.start(Mistake::SkippedDrain);
-    bench.wait_for(&second, 20);
+    wait_for(&second, 20);
     first.kill(&bench.folder.faults);
     let verdict = bench.judge(second);
     assert!(verdict.forbidden_overlaps > 0, "{verdict:#?}");
@@ -119,7 +128,7 @@ fn an_ack_before_the_handler_is_found() {
     let work = Work::plain(30, Duration::from_millis(2));
     let mut bench = Bench::new(Kind::Nats, "planted-ack", 1_000, work);
     let first = bench.start(Mistake::AckFirst);
-    bench.wait_for(&first, 205);
+    wait_for(&first, 205);
     first.kill(&bench.folder.faults);
     let second = bench.start(Mistake::AckFirst);
     let verdict = bench.judge(second);

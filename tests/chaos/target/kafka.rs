@@ -2,12 +2,13 @@
 
 use super::Held;
 use crate::clock::of_wall;
-use crate::history::Place;
-use crate::work::id_of;
+use crate::history::{Id, Place};
+use crate::work::{bytes, id_of};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,20 @@ pub(super) fn create(address: &str, topic: &str, dead: &str) {
             Err(error) => assert!(Instant::now() < until, "the topics of the run were not created: {error}"),
         }
     }
+}
+
+pub(super) fn load(address: &str, topic: &str, ids: impl Iterator<Item = Id>) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", address)
+        .set("enable.idempotence", "true")
+        .create()
+        .expect("librdkafka starts");
+    for id in ids {
+        let (key, value) = (id.key.to_string(), bytes(id));
+        let record = BaseRecord::to(topic).key(&key).payload(&value);
+        producer.send(record).expect("the producer's queue has room for the records of a test");
+    }
+    producer.flush(LIMIT).expect("the broker acknowledges");
 }
 
 pub(super) fn read(address: &str, topic: &str) -> Vec<Held> {

@@ -74,14 +74,7 @@ impl Target {
         let target = Self { kind, topic, dead, port: server.port, state: State::Up(server), _turn: turn };
         match kind {
             Kind::Kafka => kafka::create(&target.address(), &target.topic, &target.dead),
-            Kind::Nats => {
-                let config = keylane::Config::from_toml(&target.config("")).expect("it is valid");
-                let bus = keylane::connect_with(config).wait().expect("nats-server answers");
-                for topic in [&target.topic, &target.dead] {
-                    bus.create_topic(topic).wait().expect("the topic can be created");
-                }
-                bus.close(Duration::from_secs(1)).wait();
-            }
+            Kind::Nats => nats::create(&target.address(), &target.topic, &target.dead),
         }
         target
     }
@@ -126,6 +119,14 @@ impl Target {
                 self.state = other;
                 false
             }
+        }
+    }
+
+    /// Stores these records, one after the other, without the bus.
+    pub fn load(&self, ids: impl Iterator<Item = Id>) {
+        match self.kind {
+            Kind::Kafka => kafka::load(&self.address(), &self.topic, ids),
+            Kind::Nats => nats::load(&self.address(), &self.topic, ids),
         }
     }
 
