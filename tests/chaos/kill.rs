@@ -4,12 +4,13 @@ use crate::checker::{check, running_at};
 use crate::child::{Consumer, Publisher, Role};
 use crate::clock::nanos;
 use crate::folder::Folder;
-use crate::history::{Entry, Fault, History, Id};
+use crate::history::{Entry, Fault, History, Id, whole_lines};
 use crate::member::Member;
 use crate::run::{DRAIN, Plan};
 use crate::target::{Kind, Target};
 use crate::work::Work;
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,28 +53,16 @@ pub fn one_kill(kind: Kind) {
         };
         Member::start(folder.path(), number, Role::Consumer(consumer))
     };
-    let done = |member: &Member| {
-        let done = member.lines().into_iter().filter_map(|line| match line.entry {
-            Entry::Done(id) => Some(id),
-            _ => None,
-        });
-        done.collect::<HashSet<Id>>()
-    };
     let first = consumer(2);
-    wait(|| done(&first).len() as u64 >= RECORDS / 2, "half of the records are handled");
-    let before = done(&first);
     let log = first.log.clone();
+    wait(|| done(&log).len() as u64 >= RECORDS / 2, "half of the records are handled");
     first.kill(&folder.faults);
+    let before = done(&log);
     let killed = Instant::now();
     let mut second = consumer(3);
-    wait(|| !second.lines().is_empty() && !done(&second).is_empty(), "the next consumer takes over");
+    wait(|| !done(&second.log).is_empty(), "the next consumer takes over");
     let taken_over = killed.elapsed();
-    drop(before);
-    let before: HashSet<Id> = crate::history::whole_lines(&log)
-        .into_iter()
-        .filter_map(|line| if let Entry::Done(id) = line.entry { Some(id) } else { None })
-        .collect();
-    wait(|| before.union(&done(&second)).count() as u64 >= RECORDS, "all records are handled");
+    wait(|| before.union(&done(&second.log)).count() as u64 >= RECORDS, "all records are handled");
     second.leave(&folder.faults);
     assert!(second.gone_within(LIMIT, &folder.faults).is_some(), "the consumer left");
 
@@ -98,6 +87,12 @@ pub fn one_kill(kind: Kind) {
     }
     assert!(verdict.is_sound(), "{verdict:#?}");
     assert_eq!((verdict.handled as u64, verdict.lost), (RECORDS, 0), "{verdict:#?}");
+}
+
+/// The records that a member handled.
+fn done(log: &Path) -> HashSet<Id> {
+    let lines = whole_lines(log).into_iter();
+    lines.filter_map(|line| if let Entry::Done(id) = line.entry { Some(id) } else { None }).collect()
 }
 
 fn wait(mut holds: impl FnMut() -> bool, what: &str) {

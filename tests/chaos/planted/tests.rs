@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A run by hand.
-struct Bench {
+struct Trial {
     name: &'static str,
     folder: Folder,
     target: Target,
@@ -24,7 +24,7 @@ struct Bench {
     members: u32,
 }
 
-impl Bench {
+impl Trial {
     /// A broker with so many records in it.
     fn new(kind: Kind, name: &'static str, records: usize, work: Work) -> Self {
         let folder = Folder::new(name);
@@ -97,13 +97,13 @@ fn count(member: &Member, is_it: impl Fn(&Entry) -> bool) -> usize {
 #[test]
 fn a_commit_past_a_pending_record_is_found() {
     let work = Work { failing: 20, ..Work::plain(30, Duration::from_micros(200)) };
-    let mut bench = Bench::new(Kind::Kafka, "planted-commit", 1_000, work);
-    let first = bench.start(Mistake::CommitPastPending { retry_after: LIMIT });
+    let mut trial = Trial::new(Kind::Kafka, "planted-commit", 1_000, work);
+    let first = trial.start(Mistake::CommitPastPending { retry_after: LIMIT });
     wait_for(&first, 500);
     assert!(count(&first, |entry| matches!(entry, Entry::Failed(_))) > 0, "some wait");
-    first.kill(&bench.folder.faults);
-    let second = bench.start(Mistake::CommitPastPending { retry_after: Duration::from_millis(10) });
-    let verdict = bench.judge(second);
+    first.kill(&trial.folder.faults);
+    let second = trial.start(Mistake::CommitPastPending { retry_after: Duration::from_millis(10) });
+    let verdict = trial.judge(second);
     assert!(verdict.lost > 0, "{verdict:#?}");
     assert!(verdict.handled > 500, "{verdict:#?}");
 }
@@ -111,13 +111,13 @@ fn a_commit_past_a_pending_record_is_found() {
 #[test]
 fn a_drain_that_is_skipped_is_found() {
     let work = Work::plain(30, Duration::from_millis(100));
-    let mut bench = Bench::new(Kind::Kafka, "planted-drain", 400, work);
-    let first = bench.start(Mistake::SkippedDrain);
+    let mut trial = Trial::new(Kind::Kafka, "planted-drain", 400, work);
+    let first = trial.start(Mistake::SkippedDrain);
     wait_for(&first, 20);
-    let second = bench.start(Mistake::SkippedDrain);
+    let second = trial.start(Mistake::SkippedDrain);
     wait_for(&second, 20);
-    first.kill(&bench.folder.faults);
-    let verdict = bench.judge(second);
+    first.kill(&trial.folder.faults);
+    let verdict = trial.judge(second);
     assert!(verdict.forbidden_overlaps > 0, "{verdict:#?}");
     assert!(verdict.unexplained > 0, "{verdict:#?}");
     assert_eq!(verdict.lost, 0, "{verdict:#?}");
@@ -126,12 +126,12 @@ fn a_drain_that_is_skipped_is_found() {
 #[test]
 fn an_ack_before_the_handler_is_found() {
     let work = Work::plain(30, Duration::from_millis(2));
-    let mut bench = Bench::new(Kind::Nats, "planted-ack", 1_000, work);
-    let first = bench.start(Mistake::AckFirst);
+    let mut trial = Trial::new(Kind::Nats, "planted-ack", 1_000, work);
+    let first = trial.start(Mistake::AckFirst);
     wait_for(&first, 205);
-    first.kill(&bench.folder.faults);
-    let second = bench.start(Mistake::AckFirst);
-    let verdict = bench.judge(second);
+    first.kill(&trial.folder.faults);
+    let second = trial.start(Mistake::AckFirst);
+    let verdict = trial.judge(second);
     assert!((1..=20).contains(&verdict.lost), "{verdict:#?}");
     assert!(verdict.out_of_order > 0, "what follows a lost record passes it: {verdict:#?}");
 }
