@@ -11,7 +11,7 @@ use crate::observe::health::Health;
 use crate::observe::metrics::Stats;
 use crate::op::Op;
 use crate::policy::FailurePolicy;
-use crate::publisher::{self, Outcomes, PublishError, Publisher, Receipt, TryPublishError};
+use crate::publisher::{self, Outcomes, PublishError, Publisher, Publishing, Receipt, TryPublishError};
 use crate::subscription::{Core, DrainReport, Envelopes, Plain, SubscriptionBuilder};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, thread};
 use std::fmt;
@@ -442,8 +442,20 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        let published = Stats { published: self.inner.publisher.stats().published, ..Stats::default() };
+        let published = Stats { published: self.inner.publisher.published(), ..Stats::default() };
         self.cores().iter().fold(published, |sum, core| sum.plus(core.stats()))
+    }
+
+    /// What is under way to the broker, and what has been for longest. A record that is not acknowledged for a second is
+    /// also told by a log line, and again while it lasts.
+    ///
+    /// ```
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// assert_eq!(bus.publishing().unacknowledged, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn publishing(&self) -> Publishing {
+        self.inner.publisher.publishing()
     }
 
     /// The health of each subscription that has not been dropped or has not ended.

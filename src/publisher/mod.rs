@@ -1,17 +1,19 @@
 //! The front through which every backend publishes: bounded, in order per key, tried again until the broker answers.
 
+mod answer;
 mod line;
 mod outcomes;
+mod trouble;
 
 use crate::broker::{Broker, PublishFault, Stored, Ticket};
 use crate::clock::{Clock, after};
-use crate::error::NameError;
 use crate::event::Record;
 use crate::listeners::Registration;
 use crate::op::{Op, Promise};
 use crate::park::Parker;
 use crate::pool::wake_foreign;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
+pub use answer::{PublishError, Receipt, TryPublishError};
 use line::{Do, Id, Line, Offer, Room};
 pub use outcomes::{NextOutcome, Outcome, Outcomes};
 use outcomes::{Unread, tell_of_failure};
@@ -19,130 +21,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
-
-/// Where a published record is stored.
-///
-/// ```
-/// use keylane::{Receipt, Record};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let receipt: Receipt = bus.publish("orders", Record::new("paid")).wait()?;
-/// assert_eq!((receipt.topic(), receipt.offset()), ("orders", 0));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    topic: Arc<str>,
-    stored: Stored,
-}
-
-impl Receipt {
-    /// The topic.
-    ///
-    /// ```
-    /// # let bus = keylane::connect("memory:?topics=orders,payments").wait()?;
-    /// let receipt = bus.publish("payments", keylane::Record::new("paid")).wait()?;
-    /// assert_eq!(receipt.topic(), "payments");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// The partition; 0 where the broker has none.
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// let bus = keylane::connect("memory:?topics=orders&partitions=8").wait()?;
-    /// let placed = bus.publish("orders", Record::new("placed").with_key("order-42")).wait()?;
-    /// let paid = bus.publish("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// assert!(placed.partition() < 8);
-    /// assert_eq!(paid.partition(), placed.partition(), "one key, one partition");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn partition(&self) -> u32 {
-        self.stored.partition
-    }
-
-    /// The offset in the partition (on a stream, the sequence).
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// let bus = keylane::connect("memory:?topics=orders&partitions=1").wait()?;
-    /// let placed = bus.publish("orders", Record::new("placed")).wait()?;
-    /// let paid = bus.publish("orders", Record::new("paid")).wait()?;
-    /// assert_eq!((placed.offset(), paid.offset()), (0, 1));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn offset(&self) -> u64 {
-        self.stored.offset
-    }
-}
-
-/// Why a record was not published.
-///
-/// ```
-/// use keylane::{PublishError, Record};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let refused = bus.publish("orders paid", Record::new("paid")).wait();
-/// assert!(matches!(refused, Err(PublishError::Name(error)) if error.kind == "topic"));
-/// let refused = bus.publish("orders", Record::new(vec![0; 2 << 20])).wait();
-/// assert!(matches!(refused, Err(PublishError::TooLarge { limit: 1_048_576, .. })));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// The topic, the key or a header is not valid; nothing was sent.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The record is longer than `publisher.max_record_bytes`; nothing was sent.
-    #[error("a record of {size} bytes for `{topic}` is too large; at most {limit} are published")]
-    TooLarge {
-        /// The topic.
-        topic: String,
-        /// Key, value and headers together.
-        size: usize,
-        /// What is accepted.
-        limit: usize,
-    },
-    /// The broker refused it, and would again.
-    #[error("the broker refused a record for `{topic}`: {reason}")]
-    Refused {
-        /// The topic.
-        topic: String,
-        /// What the broker said.
-        reason: String,
-    },
-    /// The bus was closed before the broker had acknowledged the record; it may be stored all the same.
-    #[error("the bus is closed")]
-    Closed,
-}
-
-/// Why a record was not published at once.
-///
-/// ```
-/// use keylane::{Record, TryPublishError};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let unsent = match bus.try_publish("orders paid", Record::new("paid")) {
-///     Ok(publish) => publish.wait().err().map(TryPublishError::from),
-///     Err(error) => Some(error),
-/// };
-/// assert!(matches!(unsent, Some(TryPublishError::Failed(error)) if error.to_string().contains("orders paid")));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TryPublishError {
-    /// The publisher's bounds are reached, or the topic is full; the record is in here.
-    #[error("there is no room to publish")]
-    Full(Record),
-    /// It can't be published at all.
-    #[error(transparent)]
-    Failed(#[from] PublishError),
-}
+use trouble::Telling;
+pub use trouble::{Publishing, Unacknowledged};
 
 /// The limits of a publisher.
 #[derive(Debug, Clone, Copy)]
@@ -152,15 +32,6 @@ pub(crate) struct Bounds {
     /// Their bytes.
     pub(crate) bytes: usize,
     pub(crate) max_record_bytes: usize,
-}
-
-/// What a publisher has done and has under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct PublisherStats {
-    pub(crate) published: u64,
-    pub(crate) retried: u64,
-    pub(crate) unacknowledged: u64,
-    pub(crate) waiting_for_room: u64,
 }
 
 /// A cheap handle: clones are the same publisher.
@@ -194,6 +65,8 @@ struct State {
     unread: Unread,
     /// It was closed, and all that was under way is answered.
     is_over: bool,
+    /// The thread looks again in time.
+    is_watched: bool,
     /// The number of those that waited for room when the ones nobody wants were last taken out.
     waiting_after_sweep: usize,
     closing: Option<Closing>,
@@ -213,6 +86,9 @@ struct Publish {
     waits_for_room: bool,
     /// Of an outcome that somebody reads.
     keeps_place: bool,
+    since: Instant,
+    /// What its last try failed with.
+    error: Option<String>,
     room_seen: u64,
 }
 
@@ -236,8 +112,6 @@ impl Reply {
 
 /// How often the publishes to a full topic are tried again without a wake.
 const FULL_POLL: Duration = Duration::from_millis(100);
-/// How long a topic is full before it is said.
-const TELL_OF_FULL_AFTER: Duration = Duration::from_secs(1);
 /// Names kept to spare their allocation; more are a mistake, and are forgotten.
 const KEPT_TOPICS: usize = 10_000;
 
@@ -253,6 +127,7 @@ impl Publisher {
             flushes: Vec::new(),
             unread: Unread::default(),
             is_over: false,
+            is_watched: false,
             waiting_after_sweep: 0,
             closing: None,
             random: fastrand::Rng::new(),
@@ -356,15 +231,15 @@ impl Publisher {
         }
     }
 
-    pub(crate) fn stats(&self) -> PublisherStats {
-        let state = self.0.state.lock();
-        // ORDERING: Relaxed; counters that stand for themselves.
-        PublisherStats {
-            published: self.0.published.load(Ordering::Relaxed),
-            retried: self.0.retried.load(Ordering::Relaxed),
-            unacknowledged: state.line.records() as u64,
-            waiting_for_room: state.line.waiting() as u64,
-        }
+    /// Records that the broker has acknowledged.
+    pub(crate) fn published(&self) -> u64 {
+        // ORDERING: Relaxed; a counter.
+        self.0.published.load(Ordering::Relaxed)
+    }
+
+    /// See [`Bus::publishing`](crate::Bus::publishing).
+    pub(crate) fn publishing(&self) -> Publishing {
+        self.0.publishing()
     }
 
     /// Refuses further publishes, waits for the answers of those under way for as long as `limit`, and answers the
@@ -463,10 +338,17 @@ impl Inner {
         let order = record.key.clone().map(|key| (topic.clone(), key));
         let mut out = Vec::new();
         let id = state.line.offer(Offer { order, bytes, keeps_place }, &mut out);
-        let publish = Publish { topic, record, reply, waits_for_room, keeps_place, room_seen: 0 };
+        let since = self.clock.now();
+        let publish =
+            Publish { topic, record, reply, waits_for_room, keeps_place, since, error: None, room_seen: 0 };
         state.publishes.insert(id, publish);
         state.sweep();
+        // A broker in this process answers at once, or with a fault that starts the thread.
+        let needs_watch = self.broker.is_remote() && !std::mem::replace(&mut state.is_watched, true);
         self.carry_out(state, out);
+        if needs_watch {
+            self.wake_thread();
+        }
     }
 
     /// Carries out what the line says, and lets go of the lock for each call to the broker. One thread sends at a
@@ -572,8 +454,8 @@ impl Inner {
         let fault =
             if let Err(PublishFault::Transient(fault)) = &answer { Some(fault.clone()) } else { None };
         let retries = state.line.answered(id, answer, now, unit, &mut out);
-        let publish = state.publishes.get(&id);
-        if let (Some(tries), Some(publish)) = (retries, publish) {
+        let publish = state.publishes.get_mut(&id);
+        if let (Some(tries), Some(publish)) = (retries, &publish) {
             // ORDERING: Relaxed; a counter.
             self.retried.fetch_add(1, Ordering::Relaxed);
             if tries.is_power_of_two() {
@@ -582,13 +464,16 @@ impl Inner {
                     topic = &*publish.topic,
                     key = key.as_deref(),
                     tries,
-                    error = fault,
+                    error = fault.as_deref(),
                     "a record could not be published; it is tried again until the broker answers, and later ones of \
                      its key wait"
                 );
             }
         }
-        let room_seen = publish.map(|publish| publish.room_seen);
+        let room_seen = publish.map(|publish| {
+            publish.error = if is_full { Some(PublishFault::Full.to_string()) } else { fault };
+            publish.room_seen
+        });
         // ORDERING: Acquire pairs with the Release of the wake for room.
         if is_full && room_seen.is_some_and(|seen| self.room.load(Ordering::Acquire) != seen) {
             state.line.room_came(&mut out);
@@ -598,6 +483,11 @@ impl Inner {
         if needs_thread {
             self.wake_thread();
         }
+    }
+
+    fn retried(&self) -> u64 {
+        // ORDERING: Relaxed; a counter.
+        self.retried.load(Ordering::Relaxed)
     }
 
     /// Whether there is, or will be, a thread that tries again.
@@ -626,14 +516,18 @@ impl Inner {
     }
 
     /// One turn of the thread; it ends when the publisher is closed.
-    fn turn(self: &Arc<Self>, full: &mut FullTopics) -> ControlFlow<(), Option<Instant>> {
+    fn turn(
+        self: &Arc<Self>,
+        full: &mut FullTopics,
+        telling: &mut Telling,
+    ) -> ControlFlow<(), Option<Instant>> {
         let now = self.clock.now();
         let mut out = Vec::new();
         let mut state = self.state.lock();
         state.line.due(now, &mut out);
         // ORDERING: Acquire pairs with the Release of the wake for room.
         let room = self.room.load(Ordering::Acquire);
-        state.tell_of_full_topics(now, full);
+        let tell_at = state.tell_of_trouble(now, telling);
         if !state.line.rests_for_room() {
             full.poll_at = None;
         } else if room != full.room_seen || full.poll_at.is_some_and(|at| now >= at) {
@@ -679,7 +573,8 @@ impl Inner {
             return ControlFlow::Break(());
         }
         let closing = state.closing.as_ref().map(|closing| closing.until);
-        let until = [state.line.next_due(), full.poll_at, closing].into_iter().flatten().min();
+        let until = [state.line.next_due(), full.poll_at, closing, tell_at].into_iter().flatten().min();
+        state.is_watched = until.is_some();
         self.carry_out(state, out);
         ControlFlow::Continue(until)
     }
@@ -705,17 +600,14 @@ impl Drop for Inner {
 struct FullTopics {
     room_seen: u64,
     poll_at: Option<Instant>,
-    /// Since when some topic has been full.
-    since: Option<Instant>,
-    tell_after: Duration,
 }
 
 /// The thread that tries again.
 fn run(inner: Arc<Inner>, listening: Registration) {
     let parker = Parker::new();
     // No number of wakes: room that came before this thread was told of it is looked for in the first turn.
-    let mut full =
-        FullTopics { room_seen: u64::MAX, poll_at: None, since: None, tell_after: TELL_OF_FULL_AFTER };
+    let mut full = FullTopics { room_seen: u64::MAX, poll_at: None };
+    let mut telling = Telling::default();
     let mut clock = None;
     let publisher = Arc::downgrade(&inner);
     let mut kept = Some(inner);
@@ -723,7 +615,7 @@ fn run(inner: Arc<Inner>, listening: Registration) {
         inner.thread.get_or_init(|| parker.waker().clone());
         clock.get_or_insert_with(|| inner.clock.register(parker.waker().clone()));
         let is_manual = inner.clock.is_manual();
-        let ControlFlow::Continue(until) = inner.turn(&mut full) else { break };
+        let ControlFlow::Continue(until) = inner.turn(&mut full, &mut telling) else { break };
         // What rests is under way, and dropping a bus ends nothing: it is sent again although nobody has the bus.
         kept = until.map(|_| inner);
         parker.park_until(if is_manual { None } else { until });
@@ -743,30 +635,6 @@ impl State {
         self.flushes = left;
         let over: Vec<(Id, Promise<()>)> = over;
         over.into_iter().map(|(_, promise)| promise).collect()
-    }
-
-    /// Says which topic has been full, and for how long: after 1, 2, 4, ... seconds.
-    fn tell_of_full_topics(&self, now: Instant, full: &mut FullTopics) {
-        let mut resting = self.line.resting_for_room().filter_map(|id| self.publishes.get(&id));
-        let Some(first) = resting.next() else {
-            full.since = None;
-            return;
-        };
-        let since = *full.since.get_or_insert_with(|| {
-            full.tell_after = TELL_OF_FULL_AFTER;
-            now
-        });
-        let age = now.saturating_duration_since(since);
-        if age >= full.tell_after {
-            full.tell_after = age.saturating_mul(2);
-            tracing::warn!(
-                topic = &*first.topic,
-                key = first.record.key.as_deref().map(String::from_utf8_lossy).as_deref(),
-                ?age,
-                publishes = 1 + resting.count(),
-                "publishes wait because their topic is full; room comes when its groups settle records"
-            );
-        }
     }
 
     /// Whether this topic was full when it was last tried.

@@ -32,11 +32,31 @@ pub struct Outcome {
 
 impl Outcome {
     /// Where it was sent.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let mut outcomes = bus.outcomes();
+    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
+    /// let outcome = outcomes.recv().wait().expect("the bus is open");
+    /// assert_eq!(outcome.topic(), "orders");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
     /// Its key.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let mut outcomes = bus.outcomes();
+    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
+    /// let outcome = outcomes.recv().wait().expect("the bus is open");
+    /// assert_eq!(outcome.key(), Some(&b"order-42"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn key(&self) -> Option<&[u8]> {
         self.key.as_deref()
     }
@@ -45,6 +65,16 @@ impl Outcome {
     ///
     /// # Errors
     /// Why it is not.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let mut outcomes = bus.outcomes();
+    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
+    /// let outcome = outcomes.recv().wait().expect("the bus is open");
+    /// assert_eq!(outcome.result().expect("it is stored").offset(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn result(&self) -> Result<&Receipt, &PublishError> {
         self.result.as_ref()
     }
@@ -53,6 +83,16 @@ impl Outcome {
     ///
     /// # Errors
     /// Why it is not.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let mut outcomes = bus.outcomes();
+    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
+    /// let outcome = outcomes.recv().wait().expect("the bus is open");
+    /// assert_eq!(outcome.into_result()?.offset(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_result(self) -> Result<Receipt, PublishError> {
         self.result
     }
@@ -64,6 +104,22 @@ impl Outcome {
 /// While one exists, every outcome is kept until it is read, and holds its record's place among those that may be
 /// under way (`publisher.records`): who sends and never reads comes to wait, and nothing is dropped. Several share
 /// what there is.
+///
+/// ```
+/// # use keylane::Record;
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let mut outcomes = bus.outcomes();
+/// for n in 0..3 {
+///     bus.send("orders", Record::new(n.to_string())).wait()?;
+/// }
+/// bus.close(std::time::Duration::from_secs(10)).wait();
+/// let mut stored = 0;
+/// while let Some(outcome) = outcomes.recv().wait() {
+///     stored += usize::from(outcome.result().is_ok());
+/// }
+/// assert_eq!(stored, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Outcomes(pub(super) Arc<Inner>);
 
 /// What is kept until it is read.
@@ -111,7 +167,17 @@ impl fmt::Debug for Outcomes {
     }
 }
 
-/// Waits for an outcome; from [`Outcomes::next`]. Dropping it loses none.
+/// Waits for an outcome; from [`Outcomes::recv`]. Dropping it loses none.
+///
+/// ```
+/// # use keylane::Record;
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let mut outcomes = bus.outcomes();
+/// bus.send("orders", Record::new("paid")).wait()?;
+/// let outcome = smol::block_on(async { outcomes.recv().await });
+/// assert!(outcome.is_some_and(|outcome| outcome.result().is_ok()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "await it or call `.wait()`"]
 #[derive(Debug)]
 pub struct NextOutcome<'a>(&'a mut Outcomes);
@@ -121,6 +187,14 @@ impl NextOutcome<'_> {
     ///
     /// # Blocking
     /// Until the broker answers the next record that is sent, or the bus is closed.
+    ///
+    /// ```
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// let mut outcomes = bus.outcomes();
+    /// bus.close(std::time::Duration::from_secs(10)).wait();
+    /// assert!(outcomes.recv().wait().is_none(), "nothing was sent");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait(self) -> Option<Outcome> {
         block_on(self)
     }

@@ -103,16 +103,22 @@ pub fn unreachable(backend: &dyn Backend) -> Checked {
     let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p7-unreachable").workers(1);
     let subscription = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Ok(())))?;
     cluster.set_reachable(false);
-    let publish = bus.publish(&cluster.topic("orders"), numbered("a", 0));
+    let key = own_key("unsent");
+    let publish = bus.publish(&cluster.topic("orders"), numbered(&key, 0));
     eventually("the broker shows in health", || {
         shows(&subscription, |problem| matches!(problem, Problem::Broker { .. }))
     })?;
     is_logged_again(&["progress is held up", "the broker does not answer", "p7-unreachable"])?;
+    is_logged_again(&["publishes wait", &cluster.topic("orders"), &key])?;
     ensure!(!publish.is_done(), "a publish was answered by a broker that does not answer");
+    eventually("the publish shows as a problem", || !bus.publishing().is_healthy())?;
+    let oldest = bus.publishing().oldest.ok_or("nothing is under way")?;
+    ensure!(oldest.key == Some(key), "the oldest publish is said to be {oldest:?}");
     cluster.set_reachable(true);
     publish.wait().map_err(|error| error.to_string())?;
     eventually("it goes on by itself, healthy again", || {
-        subscription.stats().succeeded == 1 && subscription.health().is_healthy()
+        let is_healthy = subscription.health().is_healthy() && bus.publishing().is_healthy();
+        subscription.stats().succeeded == 1 && is_healthy
     })?;
     eventually("the end is logged", || logged(&["the broker answers again"]) > 0)
 }
