@@ -1,6 +1,7 @@
 //! What the client tells its thread inside a poll: partitions that come and go, answers to commits, errors.
 
 use super::client;
+use super::commit_later::begin_commit;
 use super::commits::{Answer, Place};
 use super::desk::Desk;
 use super::stall::Watch;
@@ -356,7 +357,7 @@ impl Group {
 
     /// Commits what is wanted and waits for the answer.
     fn commit_now(&self, client: &Client, partitions: &[Partition]) {
-        let Some(list) = self.begin_commit() else { return };
+        let Some(list) = self.next_commit() else { return };
         let answer = client.commit(&list, CommitMode::Sync).map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
         let told = {
             let mut state = self.desk.state.lock();
@@ -369,8 +370,8 @@ impl Group {
 
     /// Commits what is wanted; the answer comes by a poll.
     pub(super) fn commit_later(&self, client: &Client) {
-        let Some(list) = self.begin_commit() else { return };
-        let Err(error) = client.commit(&list, CommitMode::Async) else { return };
+        let Some(list) = self.next_commit() else { return };
+        let Err(error) = begin_commit(client, &list) else { return };
         let partitions = self.own.lock().partitions();
         let answer = failed_commit(&error);
         let told = {
@@ -382,7 +383,7 @@ impl Group {
         self.desk.wake_subscription();
     }
 
-    fn begin_commit(&self) -> Option<TopicPartitionList> {
+    fn next_commit(&self) -> Option<TopicPartitionList> {
         let mut state = self.desk.state.lock();
         let commits = state.commits.begin(Instant::now())?;
         let mut list = TopicPartitionList::with_capacity(commits.len());

@@ -7,6 +7,7 @@
 
 mod arena;
 mod client;
+mod commit_later;
 mod commits;
 mod consumer;
 mod desk;

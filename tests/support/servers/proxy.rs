@@ -14,7 +14,7 @@ pub enum Protocol {
 }
 
 /// Forwards connections from one loopback port to another, and cuts them on demand. It ends when it is dropped.
-pub struct Proxy(Arc<Shared>);
+pub struct Proxy(Arc<Shared>, Option<thread::JoinHandle<()>>);
 
 struct Shared {
     port: u16,
@@ -42,7 +42,7 @@ impl Proxy {
             faults: Mutex::default(),
         });
         let accepting = shared.clone();
-        thread::spawn(move || {
+        let thread = thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if accepting.is_closed.load(Ordering::Acquire) {
                     return;
@@ -50,7 +50,7 @@ impl Proxy {
                 accepting.connect(client);
             }
         });
-        Self(shared)
+        Self(shared, Some(thread))
     }
 
     pub fn port(&self) -> u16 {
@@ -91,6 +91,8 @@ impl Drop for Proxy {
         self.0.cut();
         // Wakes who accepts.
         let _ = TcpStream::connect(("127.0.0.1", self.0.port));
+        // The port is free again when this returns.
+        let _ = self.1.take().map(thread::JoinHandle::join);
     }
 }
 

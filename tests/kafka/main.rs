@@ -1,0 +1,9 @@
+//! What Kafka adds to the contract, on a real broker.
+
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
+mod basics;
+mod cluster;
+mod rebalance;
+#[path = "../support/mod.rs"]
+mod support;
