@@ -1,6 +1,6 @@
 //! What is handled again was not committed when its process was killed, stood still, or lost its broker.
 
-use super::lives::{Cause, Lives};
+use super::lives::{Cause, Disruption, Lives};
 use super::runs::{End, Run, Runs};
 use super::{Limits, Verdict, at, name};
 use std::collections::HashSet;
@@ -27,8 +27,7 @@ pub(super) fn check(runs: &Runs, lives: &Lives, limits: &Limits, verdict: &mut V
                 continue;
             }
             verdict.duplicates += 1;
-            let covering =
-                disruptions.iter().filter(|disruption| disruption.covers(before.member, before.end));
+            let covering = disruptions.iter().filter(|disruption| explains(disruption, before, again));
             match covering.map(|disruption| disruption.cause).min() {
                 Some(Cause::Kill) => verdict.by_kills += 1,
                 Some(Cause::Silence) => verdict.by_silence += 1,
@@ -53,6 +52,13 @@ pub(super) fn check(runs: &Runs, lives: &Lives, limits: &Limits, verdict: &mut V
         let (duplicates, bound) = (verdict.duplicates, verdict.bound);
         verdict.violation(|| format!("{duplicates} records were handled again, and {bound} could be"));
     }
+}
+
+/// Whether this is why what one member handled is handled again: it was not committed; or who handles it again does not
+/// know yet that it is not its own any more.
+fn explains(disruption: &Disruption, before: &Run, again: &Run) -> bool {
+    disruption.covers(before.member, before.end)
+        || disruption.cause == Cause::Silence && disruption.covers(again.member, again.start)
 }
 
 fn is_next_attempt(before: &Run, again: &Run) -> bool {

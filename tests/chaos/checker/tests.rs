@@ -252,6 +252,9 @@ fn what_is_handled_again_needs_a_reason() {
     assert!(again(3_000, &stopped).is_sound());
     let stopped = [(50, Fault::Stopped(1)), (900, Fault::Continued(1))];
     assert_eq!(again(3_000, &stopped).unexplained, 1, "it kept what it had");
+    let stale = [(5, Fault::Stopped(2)), (2_900, Fault::Continued(2))];
+    assert!(again(3_000, &stale).is_sound(), "it does not know yet that another handled it");
+    assert_eq!(again(3_500, &stale).unexplained, 1, "it should have noticed by then");
     let down = [(15, Fault::BrokerDown), (5_000, Fault::BrokerUp)];
     assert!(again(7_000, &down).is_sound());
     let down_before_a_kill = [(15, Fault::BrokerDown), (350, Fault::BrokerUp), (700, Fault::Killed(1))];
