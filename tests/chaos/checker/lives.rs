@@ -97,7 +97,9 @@ impl Lives {
         }
         for (&member, life) in &self.members {
             if let Some(killed) = life.killed {
-                let from = self.uncommitted_since(killed, limits);
+                // Who stands still does not commit.
+                let stop = life.stops.last().filter(|(_, until)| *until == killed);
+                let from = self.uncommitted_since(stop.map_or(killed, |(stop, _)| *stop), limits);
                 let member = Some(member);
                 disruptions.push(Disruption { cause: Cause::Kill, member, from, until: killed });
             }
