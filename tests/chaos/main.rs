@@ -8,6 +8,7 @@
 //! - `CHAOS_SEED=42` replays the schedule of a run; without it each run draws one, and prints it first.
 //! - `CHAOS_SECONDS=600` makes the runs as long as that; they are short else.
 //! - `CHAOS_PROTOCOL=range` has Kafka's consumers agree that way, which else the seed chooses.
+//! - `CHAOS_CHECK=FOLDER`, with `--ignored a_run_that_was_kept`, judges such logs once more.
 //! - `CHAOS_KEEP=1` keeps the logs of runs that found nothing, too; they are below `target/chaos`.
 
 #![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
@@ -56,6 +57,20 @@ fn survive(kind: Kind) {
         verdict.violations.len()
     );
     assert!(report.kills() > 0 && verdict.handled > 0 && verdict.dead_lettered > 0, "the run was no run");
+}
+
+#[test]
+#[ignore = "judges the logs of a run that was kept once more: CHAOS_CHECK=target/chaos/kafka-42-…"]
+fn a_run_that_was_kept_keeps_its_promises() {
+    let folder: std::path::PathBuf = option("CHAOS_CHECK").expect("CHAOS_CHECK names its folder");
+    let name = folder.file_name().expect("a folder").to_string_lossy().into_owned();
+    let mut words = name.split('-');
+    let kind = if words.next() == Some("kafka") { Kind::Kafka } else { Kind::Nats };
+    let seed = words.next().and_then(|seed| seed.parse().ok()).expect("a folder is named after its run");
+    let plan = run::Plan::new(kind, seed, Duration::ZERO);
+    let verdict = checker::check(&history::History::read(&folder), &plan.limits);
+    assert!(verdict.is_sound(), "{verdict:#?}");
+    println!("{verdict:#?}");
 }
 
 #[test]
