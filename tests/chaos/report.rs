@@ -6,6 +6,8 @@ use std::time::Duration;
 
 pub struct Report {
     pub name: String,
+    /// What its consumers' buses were told.
+    pub consumers: String,
     pub lasted: Duration,
     pub killed_consumers: usize,
     pub killed_publishers: usize,
@@ -18,9 +20,10 @@ pub struct Report {
 }
 
 impl Report {
-    pub const fn new(name: String) -> Self {
+    pub fn new(name: String, consumers: &str) -> Self {
         Self {
             name,
+            consumers: consumers.trim().replace('\n', ", "),
             lasted: Duration::ZERO,
             killed_consumers: 0,
             killed_publishers: 0,
@@ -39,6 +42,7 @@ impl Report {
     /// One table for each run, in one piece: runs print beside each other.
     pub fn print(&self, verdict: &Verdict) {
         let rows = [
+            ("consumers", self.consumers.clone()),
             ("seconds", format!("{:.1}", self.lasted.as_secs_f64())),
             (
                 "kills",

@@ -64,17 +64,17 @@ impl Plan {
                 let protocol = std::env::var("CHAOS_PROTOCOL").unwrap_or_else(|_| protocol.to_owned());
                 // The broker says when a member of the new protocol is silent for too long.
                 let (properties, expiry) = if protocol == "consumer" {
-                    (String::new(), 5 * second)
+                    ("", 5 * second)
                 } else {
-                    let properties =
-                        "properties = { 'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500' }";
-                    (properties.to_owned(), 2 * second)
+                    (
+                        "properties = { 'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500' }\n",
+                        2 * second,
+                    )
                 };
-                (format!("kafka.group_protocol = '{protocol}'\nkafka.{properties}\n"), expiry)
+                (format!("[kafka]\ngroup_protocol = '{protocol}'\n{properties}"), expiry)
             }
             Kind::Nats => ("[nats]\nack_wait = '2s'\ntakeover_after = '2s'\n".to_owned(), second),
         };
-        let consumers = consumers.replace("kafka.\n", "");
         let consumers = format!("subscription.drain_timeout = '{}s'\n{consumers}", DRAIN.as_secs());
         let limits = Limits {
             expiry: nanos(expiry),
@@ -129,7 +129,7 @@ pub fn run(plan: &Plan) -> (Report, Verdict) {
         publishers: Vec::new(),
         leaving: Vec::new(),
         later: Vec::new(),
-        report: Report::new(name),
+        report: Report::new(name, &plan.consumers),
     };
     for _ in 0..CONSUMERS {
         run.add_consumer();
