@@ -83,9 +83,12 @@ impl Plan {
             uncommitted: nanos(Duration::from_millis(500)),
             forgotten: match kind {
                 Kind::Kafka => 0,
-                Kind::Nats => nanos(3 * second),
+                Kind::Nats => nanos(2 * second),
             },
-            recovery: nanos(12 * second),
+            recovery: nanos(match kind {
+                Kind::Kafka => 6 * second,
+                Kind::Nats => 4 * second,
+            }),
             tick: nanos(Duration::from_millis(5)),
         };
         Self { seed, kind, lasts, work, weights, consumers, limits, rate: 150 }

@@ -97,14 +97,12 @@ impl Lives {
         }
         for (&member, life) in &self.members {
             if let Some(killed) = life.killed {
-                // Who stands still does not commit.
-                let stop = life.stops.last().filter(|(_, until)| *until == killed);
-                let from = self.uncommitted_since(stop.map_or(killed, |(stop, _)| *stop), limits);
+                let from = self.uncommitted_since(life, killed, limits);
                 let member = Some(member);
                 disruptions.push(Disruption { cause: Cause::Kill, member, from, until: killed });
             }
             for (from, until) in self.silences(member, limits) {
-                let from = self.uncommitted_since(from, limits);
+                let from = self.uncommitted_since(life, from, limits);
                 let until = until.saturating_add(limits.notice);
                 let member = Some(member);
                 disruptions.push(Disruption { cause: Cause::Silence, member, from, until });
@@ -113,15 +111,25 @@ impl Lives {
         disruptions
     }
 
-    /// The oldest completion that may be uncommitted at a time: commits do not pass while the broker is away.
-    fn uncommitted_since(&self, time: Nanos, limits: &Limits) -> Nanos {
+    /// The oldest completion that may be uncommitted at a time: commits pass neither while the broker is away nor while
+    /// the member stands still.
+    fn uncommitted_since(&self, life: &Life, time: Nanos, limits: &Limits) -> Nanos {
         let mut since = time.saturating_sub(limits.uncommitted);
-        for &(down, up) in self.outages.iter().rev() {
-            if since < up.saturating_add(limits.recovery) && time > down {
-                since = since.min(down.saturating_sub(limits.uncommitted + limits.forgotten));
+        loop {
+            let outages = self.outages.iter().map(|&(down, up)| {
+                let since = down.saturating_sub(limits.uncommitted + limits.forgotten);
+                (since, down, up.saturating_add(limits.recovery))
+            });
+            let stops = life.stops.iter().map(|&(stop, go)| {
+                (stop.saturating_sub(limits.uncommitted), stop, go.saturating_add(limits.uncommitted))
+            });
+            let in_one = |&(_, from, until): &(Nanos, Nanos, Nanos)| since < until && time > from;
+            let before = outages.chain(stops).filter(in_one).map(|(since, ..)| since).min();
+            match before {
+                Some(before) if before < since => since = before,
+                _ => return since,
             }
         }
-        since
     }
 }
 

@@ -254,6 +254,14 @@ fn what_is_handled_again_needs_a_reason() {
     assert_eq!(again(3_000, &stopped).unexplained, 1, "it kept what it had");
     let stopped_and_killed = [(50, Fault::Stopped(1)), (900, Fault::Killed(1))];
     assert!(again(3_000, &stopped_and_killed).is_sound(), "it had no time to commit");
+    let stopped_when_the_broker_went = [
+        (50, Fault::Stopped(1)),
+        (600, Fault::BrokerDown),
+        (700, Fault::Continued(1)),
+        (750, Fault::Killed(1)),
+        (2_000, Fault::BrokerUp),
+    ];
+    assert!(again(3_000, &stopped_when_the_broker_went).is_sound(), "it had no time to commit");
     let stale = [(5, Fault::Stopped(2)), (2_900, Fault::Continued(2))];
     assert!(again(3_000, &stale).is_sound(), "it does not know yet that another handled it");
     assert_eq!(again(3_500, &stale).unexplained, 1, "it should have noticed by then");
