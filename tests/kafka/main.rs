@@ -4,6 +4,10 @@
 
 mod basics;
 mod cluster;
+mod errors;
+mod failures;
+mod positions;
 mod rebalance;
+mod security;
 #[path = "../support/mod.rs"]
 mod support;

@@ -217,7 +217,18 @@ pub struct Listener {
 /// An Apache Kafka broker of one node with a plain listener on its port, these others, and more properties. Ready
 /// means that it answers a client, not that its port is open: connect with a timeout.
 pub fn kafka(listeners: &[Listener], properties: &str) -> Server {
+    kafka_formatted(listeners, |_| properties.to_owned(), &[])
+}
+
+/// The same, with properties that may name files in the server's folder, and with more arguments to the formatting of
+/// its log.
+pub fn kafka_formatted(
+    listeners: &[Listener],
+    properties: impl FnOnce(&Path) -> String,
+    arguments: &[&str],
+) -> Server {
     let (folder, port, controller) = (folder("kafka"), free_port(), free_port());
+    let properties = properties(&folder);
     let libs = installed(KAFKA).join("*");
     let (mut listen, mut advertise, mut protocols) = (
         format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
@@ -258,6 +269,7 @@ pub fn kafka(listeners: &[Listener], properties: &str) -> Server {
     };
     let mut format = java("kafka.tools.StorageTool");
     format.extend(words(&["format", "-t", "keylane-tests-00000000", "-c", &config.to_string_lossy()]));
+    format.extend(words(arguments));
     let formatted = Command::new(&format[0]).args(&format[1..]).output().expect("java runs");
     assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
     let mut command = java("kafka.Kafka");

@@ -3,7 +3,7 @@
 use super::properties::{self, Properties};
 use super::trouble::Kind;
 use crate::config::Config;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Origin, shown};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -12,6 +12,20 @@ use rdkafka::types::RDKafkaConfRes;
 /// Finds properties that librdkafka does not know, and values that it does not take, before any client is made.
 pub(super) fn check_properties(config: &Config) -> Result<(), ConfigError> {
     properties::check(config)?;
+    let authorities = &config.kafka.tls_ca;
+    // What librdkafka says of it does not name the file.
+    if config.kafka.tls
+        && !authorities.is_empty()
+        && let Err(error) = std::fs::read(authorities)
+    {
+        return Err(ConfigError::Value {
+            key: "kafka.tls_ca",
+            value: format!("`{}`", shown(authorities.as_bytes())),
+            origin: Origin::Code,
+            problem: format!("can't be read ({error})"),
+            expected: "the path of a PEM file, or nothing".to_owned(),
+        });
+    }
     for (name, value) in config.kafka.properties.iter() {
         let mut alone = ClientConfig::new();
         alone.set(name, value);
