@@ -6,6 +6,7 @@
 mod support;
 
 mod basics;
+mod crash;
 
 use keylane::{Bus, Config};
 use support::servers::{self, Server};
@@ -21,7 +22,16 @@ fn server(topics: &[&str]) -> Server {
     server
 }
 
+/// Logs to the terminal, where somebody wants to see it: `KEYLANE_TEST_LOG=debug`.
+fn log() {
+    if let Ok(level) = std::env::var("KEYLANE_TEST_LOG") {
+        let level: tracing::Level = level.parse().expect("a level");
+        let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+    }
+}
+
 fn connect_to(port: u16, tune: impl FnOnce(&mut Config)) -> Bus {
+    log();
     let mut config = Config::default();
     config.url = format!("nats://127.0.0.1:{port}");
     tune(&mut config);

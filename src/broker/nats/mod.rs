@@ -51,6 +51,8 @@ pub(crate) struct NatsBroker {
     settings: Settings,
     client: Client,
     jetstream: Context,
+    /// The same with a short limit, for those that ask again.
+    quick: Context,
     link: watch::Receiver<Link>,
 }
 
@@ -71,11 +73,11 @@ struct Settings {
 pub(crate) fn connect(url: &BusUrl, config: &Config) -> Result<Arc<dyn Broker>, ConnectError> {
     let nats = &config.nats;
     let (runtime, connected) = runtime::start(url, nats)?;
-    let runtime::Connected { client, jetstream, link } = connected;
+    let runtime::Connected { client, jetstream, quick, link } = connected;
     let streams = Arc::new(Streams::new(nats));
     let (publishes, requests) = mpsc::unbounded_channel();
     let limit = nats.connect_timeout;
-    let publishing = Publishing::new(client.clone(), jetstream.clone(), streams.clone(), link.clone(), limit);
+    let publishing = Publishing::new(client.clone(), quick.clone(), streams.clone(), link.clone(), limit);
     runtime.spawn(publishing.run(requests));
     let settings = Settings {
         limit,
@@ -83,7 +85,7 @@ pub(crate) fn connect(url: &BusUrl, config: &Config) -> Result<Arc<dyn Broker>, 
         double_ack: nats.double_ack,
         takeover_after: nats.takeover_after,
     };
-    Ok(Arc::new(NatsBroker { runtime, publishes, streams, settings, client, jetstream, link }))
+    Ok(Arc::new(NatsBroker { runtime, publishes, streams, settings, client, jetstream, quick, link }))
 }
 
 impl NatsBroker {
@@ -167,15 +169,15 @@ impl Broker for NatsBroker {
             };
             let (streams, jetstream, client) =
                 (self.streams.clone(), self.jetstream.clone(), self.client.clone());
-            let (link, mailbox, settings) = (self.link.clone(), mailbox.clone(), self.settings);
+            let (quick, link, mailbox, settings) = (self.quick.clone(), self.link.clone(), mailbox.clone(), self.settings);
             let name = topic.clone();
             let member =
                 self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
                     let stream = streams.require(&jetstream, &name).await?;
                     let info = durable::ensure(&jetstream, &stream, &wanted, None).await?;
                     Member::start(Setup {
+                        jetstream: quick,
                         client,
-                        jetstream,
                         link,
                         mailbox,
                         commands,

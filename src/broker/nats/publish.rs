@@ -14,7 +14,7 @@ use async_nats::jetstream::Context;
 use async_nats::{Client, Message, PublishErrorKind, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -39,17 +39,16 @@ pub(super) struct Publishing {
     pub(super) limit: Duration,
     /// Told apart from every other publisher there ever was.
     pub(super) instance: String,
-    sent: HashMap<u64, Sent>,
+    /// Sent and not answered, by number.
+    sent: BTreeMap<u64, Request>,
+    /// Not sent, because there is no connection.
+    waiting: VecDeque<Request>,
     /// When answers are due, in the order of sending.
     due: VecDeque<(Instant, u64)>,
     last: u64,
     known: HashMap<Arc<str>, Known>,
 }
 
-struct Sent {
-    topic: Arc<str>,
-    ticket: Box<dyn Ticket>,
-}
 
 /// A topic whose stream was found.
 struct Known {
@@ -88,7 +87,8 @@ impl Publishing {
             link,
             limit,
             instance: uuid::Uuid::now_v7().simple().to_string(),
-            sent: HashMap::new(),
+            sent: BTreeMap::new(),
+            waiting: VecDeque::new(),
             due: VecDeque::new(),
             last: 0,
             known: HashMap::new(),
@@ -120,7 +120,7 @@ impl Publishing {
                     if changed.is_err() {
                         return;
                     }
-                    self.link_changed();
+                    self.link_changed(&inbox).await;
                 }
                 () = sleep_until(due) => self.expire(),
             }
@@ -136,31 +136,28 @@ impl Publishing {
         }
     }
 
+    /// Sends a record, or keeps it until there is a connection: otherwise it would wait in the client,
+    /// where nobody can give it up.
     async fn send(&mut self, request: Request, inbox: &str) {
+        if !self.link.borrow().is_up {
+            return self.waiting.push_back(request);
+        }
         let Request { topic, record, ticket } = request;
-        let fault = match self.find(&topic).await {
-            Ok(()) => match self.try_send(&topic, &record, ticket.id(), inbox).await {
-                Ok(number) => {
-                    self.sent.insert(number, Sent { topic, ticket });
-                    self.due.push_back((Instant::now() + self.limit, number));
-                    return;
-                }
-                Err(fault) => fault,
-            },
-            Err(fault) => fault,
+        let sent = match self.find(&topic).await {
+            Ok(()) => self.try_send(&topic, &record, ticket.id(), inbox).await,
+            Err(fault) => Err(fault),
         };
-        ticket.answer(Err(fault));
+        match sent {
+            Ok(number) => {
+                self.sent.insert(number, Request { topic, record, ticket });
+                self.due.push_back((Instant::now() + self.limit, number));
+            }
+            Err(fault) => ticket.answer(Err(fault)),
+        }
     }
 
     /// Sees that the topic has its stream, once: a server that finds none for a subject says only that nobody answers.
     async fn find(&mut self, topic: &Arc<str>) -> Result<(), PublishFault> {
-        {
-            let link = self.link.borrow();
-            // It would wait in the client, behind whatever is in there, for as long as the server is away.
-            if !link.is_up {
-                return Err(PublishFault::Transient(link.problem.clone()));
-            }
-        }
         if self.known.contains_key(topic) {
             return Ok(());
         }
@@ -229,7 +226,7 @@ impl Publishing {
     fn answered(&mut self, message: Message) {
         let number = message.subject.as_str().rsplit('.').next().and_then(|token| token.parse().ok());
         // Of one that was given up a moment ago.
-        let Some(Sent { topic, ticket }) = number.and_then(|number: u64| self.sent.remove(&number)) else {
+        let Some(Request { topic, ticket, .. }) = number.and_then(|number: u64| self.sent.remove(&number)) else {
             return;
         };
         while self.due.front().is_some_and(|(_, number)| !self.sent.contains_key(number)) {
@@ -251,13 +248,16 @@ impl Publishing {
         ticket.answer(result);
     }
 
-    /// What was sent over a connection that is lost may have been stored or not; its answer does not come any more.
-    fn link_changed(&mut self) {
-        let link = self.link.borrow_and_update().clone();
-        if !link.is_up {
-            self.due.clear();
-            for (_, Sent { ticket, .. }) in self.sent.drain() {
-                ticket.answer(Err(PublishFault::Transient(link.problem.clone())));
+    /// What was sent over a connection that is lost may have been stored or not, and its answer does not come any more:
+    /// it is sent again, in the order of before, and the server knows what it has.
+    async fn link_changed(&mut self, inbox: &str) {
+        let is_up = self.link.borrow_and_update().is_up;
+        self.due.clear();
+        if is_up {
+            let again = std::mem::take(&mut self.sent).into_values();
+            let all: Vec<Request> = again.chain(std::mem::take(&mut self.waiting)).collect();
+            for request in all {
+                self.send(request, inbox).await;
             }
         }
     }
@@ -268,7 +268,7 @@ impl Publishing {
             && (due <= now || !self.sent.contains_key(&number))
         {
             self.due.pop_front();
-            if let Some(Sent { topic, ticket }) = self.sent.remove(&number) {
+            if let Some(Request { topic, ticket, .. }) = self.sent.remove(&number) {
                 let limit = self.limit;
                 ticket.answer(Err(PublishFault::Transient(format!(
                     "the server did not answer a publish to topic `{topic}` within {limit:?}"

@@ -144,6 +144,7 @@ impl<T> Gate<T> {
     /// A delivery: its sequence in the stream, its number among the consumer's deliveries, and what it is.
     pub(super) fn arrived(&mut self, sequence: u64, number: u64, item: T) -> (Arrived<T>, Do<T>) {
         let follows = self.next.is_none_or(|next| next == number);
+        self.note(number);
         self.next = Some(number + 1);
         if let Phase::Collecting(round) = &mut self.phase
             && sequence <= round.upto
@@ -177,6 +178,18 @@ impl<T> Gate<T> {
         (Arrived::Held, todo)
     }
 
+    /// The number of the next delivery is this one: if it is one that was there, the server has forgotten it.
+    fn note(&mut self, number: u64) {
+        if self.next.is_some_and(|next| next > number) {
+            self.has_forgotten = true;
+        }
+    }
+
+    /// Whether the server would have forgotten something if its last delivery has this number.
+    pub(super) fn would_forget(&self, last: u64) -> bool {
+        self.next.is_some_and(|next| next > last + 1)
+    }
+
     fn is_stranger(&self, sequence: u64) -> bool {
         self.origin
             .as_ref()
@@ -188,9 +201,7 @@ impl<T> Gate<T> {
         if self.is_open() && self.next.is_none_or(|next| next == facts.number + 1) {
             return Do::Nothing;
         }
-        if self.next.is_some_and(|next| next > facts.number + 1) {
-            self.has_forgotten = true;
-        }
+        self.note(facts.number + 1);
         self.next = Some(facts.number + 1);
         let counts = |sequence: &&u64| **sequence <= facts.sequence;
         let in_hand = self.in_hand.iter().filter(counts).count() + self.held.keys().filter(counts).count();

@@ -18,6 +18,8 @@ use tokio::sync::{oneshot, watch};
 const RETRY: Duration = Duration::from_millis(50);
 /// How long a lookup of a name that is under way may keep the thread.
 const ENDING: Duration = Duration::from_secs(1);
+/// How long an answer may take before it is asked for again: a server that has just started swallows requests.
+const ANSWER: Duration = Duration::from_secs(1);
 /// Priority groups with a pinned client.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 12, 0);
 
@@ -49,6 +51,8 @@ impl Runtime {
 pub(super) struct Connected {
     pub(super) client: Client,
     pub(super) jetstream: Context,
+    /// The same with a short limit, for those that ask again.
+    pub(super) quick: Context,
     pub(super) link: watch::Receiver<Link>,
 }
 
@@ -152,7 +156,7 @@ async fn connect(
             ),
         ));
     }
-    let jetstream = ContextBuilder::new().timeout(limit).build(client.clone());
+    let jetstream = jetstream(&client, limit);
     loop {
         match api::account(&jetstream).await {
             Ok(()) => break,
@@ -170,7 +174,13 @@ async fn connect(
             Err(fault) => return Err(unreachable(fault.to_string())),
         }
     }
-    Ok(Connected { client, jetstream, link: link.subscribe() })
+    let quick = self::jetstream(&client, ANSWER.min(limit));
+    Ok(Connected { client, jetstream, quick, link: link.subscribe() })
+}
+
+/// A way to ask JetStream, with this limit for each answer.
+fn jetstream(client: &Client, limit: Duration) -> Context {
+    ContextBuilder::new().timeout(limit).build(client.clone())
 }
 
 fn is_disabled(fault: &ApiFault) -> bool {

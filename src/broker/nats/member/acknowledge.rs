@@ -16,6 +16,10 @@ const NAK: Bytes = Bytes::from_static(b"-NAK");
 const CONFIRM: (usize, Duration) = (256, Duration::from_millis(500));
 /// After which an answer is taken for lost.
 const LOST: Duration = Duration::from_secs(2);
+/// Tries, and how long each waits for its answer, before something else is done.
+const CONFIRMING: (usize, Duration) = (5, Duration::from_millis(200));
+/// After an answer that nobody takes acknowledgements, the next try.
+const NOT_YET: Duration = Duration::from_millis(20);
 
 impl Member {
     pub(super) fn progress_every(&self) -> Duration {
@@ -118,19 +122,43 @@ impl Member {
         }
     }
 
-    /// Sends again what is not confirmed, and waits until it is.
-    pub(super) async fn confirm_before(&mut self, limit: Duration) -> bool {
-        if self.acks.len() == 0 {
-            return true;
+    /// Sends again what is not confirmed, and waits until it is. Not for long: acknowledgements of deliveries that the
+    /// server has forgotten are never answered.
+    pub(super) async fn confirm_before(&mut self) -> bool {
+        for _ in 0..CONFIRMING.0 {
+            if self.acks.len() == 0 || !self.is_up() {
+                break;
+            }
+            self.resend().await;
+            let until = Instant::now() + CONFIRMING.1;
+            let mut has_answered = false;
+            while self.acks.len() > 0
+                && let Ok(Some(message)) = tokio::time::timeout_at(until, self.acked.next()).await
+            {
+                if message.status.is_some() {
+                    has_answered = true;
+                    // A server that has just started does not take acknowledgements yet.
+                    tokio::time::sleep(NOT_YET).await;
+                    break;
+                }
+                self.acked(&message);
+                has_answered = true;
+            }
+            if !has_answered {
+                break;
+            }
         }
-        self.resend().await;
-        let until = Instant::now() + limit;
-        while self.acks.len() > 0 {
-            let answer = tokio::time::timeout_at(until, self.acked.next()).await;
-            let Ok(Some(message)) = answer else { return false };
-            self.acked(&message);
+        self.acks.len() == 0
+    }
+
+    /// The server has forgotten deliveries: what was acknowledged of them comes again, and is acknowledged again then.
+    pub(super) fn forget_acks(&mut self, result: &Result<(), BrokerError>) {
+        self.acks.confirm(self.acks.last());
+        self.barrier = None;
+        self.timers.barrier = None;
+        for (_, promise) in self.confirms.drain(..) {
+            promise.complete(result.clone());
         }
-        true
     }
 
     /// Says of all that is in hand, or waits for the gate to open, that it is in work.

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// The `ack_wait` by which everything expires, and how long that takes until the server has seen it.
 const LOWERED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(350));
+/// How often acknowledgements are sent again before they are taken for those of deliveries that nobody knows any more.
+const UNANSWERED: u32 = 50;
 /// What a server may take beyond an `ack_wait`.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -25,10 +27,18 @@ impl Member {
         if self.demand.is_asking() || self.gate.is_collecting() {
             self.reset_inbox().await;
         }
-        if !self.confirm_before(self.setup.limit).await {
-            return self.inspect_later("the server does not answer acknowledgements");
-        }
+        // Before the count, in which they would be missing.
+        let is_confirmed = self.confirm_before().await;
         let Some(info) = self.info().await else { return Do::Nothing };
+        if !is_confirmed && self.acks.len() > 0 {
+            self.unanswered += 1;
+            if self.unanswered < UNANSWERED {
+                return self.inspect_later("the server does not answer acknowledgements");
+            }
+            // What is missing for it comes again, and is acknowledged again.
+            self.forget_acks(&Err(BrokerError::Transient("acknowledgements were not answered".to_owned())));
+        }
+        self.unanswered = 0;
         if pinned_of(&info) != self.pin.as_deref() {
             self.unpinned().await;
             return Do::Nothing;
@@ -67,6 +77,9 @@ impl Member {
             Ok(info) => {
                 self.setup.consumer = info.config.clone();
                 self.floor = info.ack_floor.stream_sequence;
+                if self.gate.would_forget(info.delivered.consumer_sequence) {
+                    self.forget_acks(&Ok(()));
+                }
                 Some(info)
             }
             Err(error) => {
@@ -148,9 +161,6 @@ impl Member {
             // Nobody is active, so that nobody is disturbed when it all comes again.
             None if info.num_ack_pending > self.replies.len() => self.expire(false).await,
             None => {
-                if self.is_assigned && self.acks.len() > 0 {
-                    self.confirm_before(self.setup.limit).await;
-                }
                 self.stand_by().await;
             }
         }

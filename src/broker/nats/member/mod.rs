@@ -38,7 +38,7 @@ use tokio::time::Instant;
 /// Messages taken in one go, so that the intake is woken once for all of them.
 const TAKEN: usize = 512;
 /// After a request that failed, the next try.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What a member is made of.
 pub(super) struct Setup {
@@ -77,6 +77,8 @@ pub(super) struct Member {
     /// The acknowledgement whose answer confirms those before it, and when it was sent.
     barrier: Option<(u64, Instant)>,
     confirms: Vec<(u64, Promise<Result<(), BrokerError>>)>,
+    /// How often they were sent again without an answer.
+    unanswered: u32,
     generation: u64,
     is_assigned: bool,
     /// The highest sequence that came.
@@ -164,6 +166,7 @@ impl Member {
             acks: Acks::new(),
             barrier: None,
             confirms: Vec::new(),
+            unanswered: 0,
             generation: 0,
             is_assigned: false,
             newest: 0,
@@ -298,6 +301,9 @@ impl Member {
         }
         if delivery.times > 1 {
             self.given_back = self.given_back.saturating_sub(1);
+        }
+        if self.gate.would_forget(number - 1) {
+            self.forget_acks(&Ok(()));
         }
         let (arrived, next) = self.gate.arrived(sequence, number, Incoming { message, delivery });
         match arrived {
@@ -440,7 +446,7 @@ impl Member {
         let limit = self.setup.limit;
         let leaving = async {
             self.reset_inbox().await;
-            self.confirm_before(limit).await;
+            self.confirm_before().await;
             let mut left: Vec<(u64, Subject)> = self.replies.drain().collect();
             left.sort_unstable_by_key(|(sequence, _)| *sequence);
             for (_, reply) in left {
