@@ -42,7 +42,7 @@ pub fn one_kill(kind: Kind) {
     plan.limits.uncommitted = nanos(COMMIT_INTERVAL + COMMIT_TAKES);
     let consumer = |number| {
         let consumer = Consumer {
-            config: target.config(&plan.consumers),
+            config: target.config(&plan.config),
             topic: target.topic.clone(),
             dead: target.dead.clone(),
             group: "kill".to_owned(),

@@ -61,16 +61,23 @@ impl Member {
         faults.append(Entry::Fault(Fault::Killed(self.number)));
     }
 
-    pub fn stop(&mut self, faults: &Log) {
+    /// Its number, unless it is stopped already.
+    pub fn stop(&mut self, faults: &Log) -> Option<u32> {
+        if self.is_stopped {
+            return None;
+        }
         faults.append(Entry::Fault(Fault::Stopped(self.number)));
         self.signal(Signal::STOP);
         self.is_stopped = true;
+        Some(self.number)
     }
 
     pub fn go_on(&mut self, faults: &Log) {
-        self.signal(Signal::CONT);
-        faults.append(Entry::Fault(Fault::Continued(self.number)));
-        self.is_stopped = false;
+        if self.is_stopped {
+            self.signal(Signal::CONT);
+            faults.append(Entry::Fault(Fault::Continued(self.number)));
+            self.is_stopped = false;
+        }
     }
 
     /// Asks it to end by itself: a consumer drains, a publisher waits for its receipts.

@@ -13,6 +13,8 @@ pub enum Blow {
     LeaveConsumer { which: usize, replace_after: Duration },
     /// One more consumer, up to a limit; at the limit one leaves.
     JoinConsumer { which: usize },
+    /// SIGSTOP of a publisher, and SIGCONT after a while.
+    StopPublisher { which: usize, continue_after: Duration },
     /// SIGKILL of a publisher; another goes on where it was.
     KillPublisher { which: usize, replace_after: Duration },
     /// SIGKILL of the broker; it is started again after a while.
@@ -33,6 +35,7 @@ pub struct Weights {
     pub stop_consumer: usize,
     pub leave_consumer: usize,
     pub join_consumer: usize,
+    pub stop_publisher: usize,
     pub kill_publisher: usize,
     pub kill_broker: usize,
 }
@@ -43,6 +46,7 @@ enum Kind {
     StopConsumer,
     LeaveConsumer,
     JoinConsumer,
+    StopPublisher,
     KillPublisher,
     KillBroker,
 }
@@ -71,6 +75,7 @@ impl Schedule {
             (Kind::StopConsumer, weights.stop_consumer),
             (Kind::LeaveConsumer, weights.leave_consumer),
             (Kind::JoinConsumer, weights.join_consumer),
+            (Kind::StopPublisher, weights.stop_publisher),
             (Kind::KillPublisher, weights.kill_publisher),
             (Kind::KillBroker, weights.kill_broker),
         ];
@@ -95,6 +100,7 @@ impl Iterator for Schedule {
             Kind::StopConsumer => Blow::StopConsumer { which, continue_after: self.millis(300..6_000) },
             Kind::LeaveConsumer => Blow::LeaveConsumer { which, replace_after: self.millis(0..2_000) },
             Kind::JoinConsumer => Blow::JoinConsumer { which },
+            Kind::StopPublisher => Blow::StopPublisher { which, continue_after: self.millis(300..6_000) },
             Kind::KillPublisher => Blow::KillPublisher { which, replace_after: self.millis(100..1_500) },
             Kind::KillBroker => Blow::KillBroker { restart_after: self.millis(0..3_000) },
         };
@@ -111,6 +117,7 @@ mod tests {
         stop_consumer: 2,
         leave_consumer: 2,
         join_consumer: 1,
+        stop_publisher: 1,
         kill_publisher: 2,
         kill_broker: 1,
     };
@@ -125,7 +132,7 @@ mod tests {
     #[test]
     fn a_round_has_every_kind_as_often_as_it_should() {
         for seed in 0..100 {
-            let round: Vec<Step> = Schedule::new(seed, WEIGHTS).take(13).collect();
+            let round: Vec<Step> = Schedule::new(seed, WEIGHTS).take(14).collect();
             let count = |is: fn(&Blow) -> bool| round.iter().filter(|step| is(&step.blow)).count();
             assert_eq!(count(|blow| matches!(blow, Blow::KillConsumer { .. })), 5);
             assert_eq!(count(|blow| matches!(blow, Blow::StopConsumer { .. })), 2);
