@@ -100,7 +100,9 @@ fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
     let publishing = std::thread::spawn(move || {
         let (mut n, mut receipts) = (0, Vec::new());
         while !stop.is_open() {
-            receipts.extend((0..KEYS).map(|key| publisher.publish(&published_to, numbered(&format!("key-{key}"), n))));
+            receipts.extend(
+                (0..KEYS).map(|key| publisher.publish(&published_to, numbered(&format!("key-{key}"), n))),
+            );
             n += 1;
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -113,7 +115,8 @@ fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
         server.kill();
         within(Duration::from_secs(15), "health says so", || !orders.health().is_healthy()).unwrap();
         server.restart();
-        within(Duration::from_secs(60), "health says that it is over", || orders.health().is_healthy()).unwrap();
+        within(Duration::from_secs(60), "health says that it is over", || orders.health().is_healthy())
+            .unwrap();
     }
     let before = book.over();
     within(Duration::from_secs(60), "it goes on", || book.over() >= before + 20 * KEYS).unwrap();
@@ -193,7 +196,8 @@ fn a_lost_member_is_fenced_and_comes_back() {
             Ok(())
         })
         .unwrap();
-    within(Duration::from_secs(30), "the second has the partition", || handled.load(Ordering::Relaxed) == 9).unwrap();
+    within(Duration::from_secs(30), "the second has the partition", || handled.load(Ordering::Relaxed) == 9)
+        .unwrap();
     // The first one's handler ends late, and it can reach the broker again.
     gate.open();
     proxy.set_reachable(true);

@@ -75,18 +75,24 @@ fn child() {
 }
 
 /// Writes a line for each effect until it is killed.
-fn consume(port: u16, log: &Path, before: impl Fn(&keylane::Event) -> Result<(), HandlerError> + Send + Sync + 'static) {
+fn consume(
+    port: u16,
+    log: &Path,
+    before: impl Fn(&keylane::Event) -> Result<(), HandlerError> + Send + Sync + 'static,
+) {
     let bus = connect_to(port, |_| {});
     let log = log.to_owned();
     let mut builder = bus.subscribe_envelopes("orders").group("billing").workers(4);
     if log.to_string_lossy().contains("killer") {
-        builder = builder.retry(Retry::exponential(Duration::from_millis(1)..Duration::from_millis(2)).attempts(3));
+        builder =
+            builder.retry(Retry::exponential(Duration::from_millis(1)..Duration::from_millis(2)).attempts(3));
         builder = builder.then(DeadLetter::to("orders.dead"));
     }
     let before = Arc::new(before);
     let _subscription = builder
         .handle_owned(move || {
-            let mut file = OpenOptions::new().append(true).create(true).open(&log).expect("the log can be written");
+            let mut file =
+                OpenOptions::new().append(true).create(true).open(&log).expect("the log can be written");
             let before = before.clone();
             move |event: &keylane::Event| {
                 before(event)?;
@@ -133,7 +139,8 @@ fn publisher(port: u16, stop: Arc<AtomicBool>, pace: Duration) -> std::thread::J
         let mut waiting = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             for _ in 0..20 {
-                let envelope = Envelope::new(format!("key-{}", n % KEYS), "t", 1, (n / KEYS).to_string()).expect("valid");
+                let envelope = Envelope::new(format!("key-{}", n % KEYS), "t", 1, (n / KEYS).to_string())
+                    .expect("valid");
                 waiting.push(bus.publish("orders", envelope));
                 n += 1;
             }
@@ -168,7 +175,10 @@ fn order_holds_through_killed_clients_and_nothing_is_lost() {
     }
     stop.store(true, Ordering::Relaxed);
     let published = publisher.join().unwrap();
-    within(Duration::from_secs(60), "all is handled", || judge(&log).is_ok_and(|(over, _)| over >= published) || judge(&log).is_err()).unwrap();
+    within(Duration::from_secs(60), "all is handled", || {
+        judge(&log).is_ok_and(|(over, _)| over >= published) || judge(&log).is_err()
+    })
+    .unwrap();
     let (over, repeats) = judge(&log).unwrap();
     assert_eq!(over, published);
     recoveries.sort_unstable();
@@ -218,7 +228,8 @@ fn order_holds_through_killed_servers_and_nothing_is_lost_or_stored_twice() {
     }
     stop.store(true, Ordering::Relaxed);
     let published = publisher.join().unwrap();
-    within(Duration::from_secs(60), "all is handled", || book.over() >= published || book.has_violation()).unwrap();
+    within(Duration::from_secs(60), "all is handled", || book.over() >= published || book.has_violation())
+        .unwrap();
     book.verdict().unwrap();
     let stored = bus.publish("orders", Record::new("last")).wait().unwrap().offset();
     assert_eq!((book.over(), stored), (published, published + 1), "handled, and stored with one more");

@@ -37,7 +37,9 @@ impl KafkaConsumer {
         let thread = thread::Builder::new()
             .name(format!("keylane-kafka-{}", desk.spec.group))
             .spawn(run)
-            .map_err(|error| BrokerError::Transient(format!("the thread of the consumer could not be started: {error}")))?;
+            .map_err(|error| {
+                BrokerError::Transient(format!("the thread of the consumer could not be started: {error}"))
+            })?;
         let consumer = Self { desk, thread: Some(thread), ended: Some(ended), leaving };
         match started.wait() {
             Ok(()) => Ok(consumer),

@@ -9,12 +9,12 @@ use super::trouble::Kind;
 use crate::broker::{ConsumerSpec, Partition, Position, Start, position_text};
 use crate::park::Parker;
 use crate::sync::{Arc, Mutex};
+use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::ClientContext;
 use std::time::{Duration, Instant};
 
 /// How long the brokers may take for one answer inside a rebalance, until they are asked again.
@@ -123,10 +123,14 @@ impl ConsumerContext for Group {
         if !state.commits.is_expected() {
             return;
         }
-        let answers: Vec<(Place, KafkaResult<()>)> =
-            list.elements().iter().filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error()))).collect();
+        let answers: Vec<(Place, KafkaResult<()>)> = list
+            .elements()
+            .iter()
+            .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
+            .collect();
         let answer = |place| {
-            let own = answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
+            let own =
+                answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
             let failed = own.or(result.as_ref().err());
             failed.map_or(Answer::Committed, |error| failed_commit(error))
         };
@@ -150,9 +154,9 @@ impl Own {
 fn failed_commit(error: &KafkaError) -> Answer {
     use RDKafkaErrorCode as E;
     match error.rdkafka_error_code() {
-        Some(E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator) => {
-            Answer::NotNow(error.to_string())
-        }
+        Some(
+            E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator,
+        ) => Answer::NotNow(error.to_string()),
         _ => Answer::Failed(error.to_string()),
     }
 }
@@ -239,7 +243,11 @@ impl Group {
         }
     }
 
-    fn ask_positions(&self, client: &Client, list: &TopicPartitionList) -> KafkaResult<Vec<(Place, Position)>> {
+    fn ask_positions(
+        &self,
+        client: &Client,
+        list: &TopicPartitionList,
+    ) -> KafkaResult<Vec<(Place, Position)>> {
         if list.count() == 0 {
             return Ok(Vec::new());
         }
@@ -358,7 +366,9 @@ impl Group {
     /// Commits what is wanted and waits for the answer.
     fn commit_now(&self, client: &Client, partitions: &[Partition]) {
         let Some(list) = self.next_commit() else { return };
-        let answer = client.commit(&list, CommitMode::Sync).map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
+        let answer = client
+            .commit(&list, CommitMode::Sync)
+            .map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
         let told = {
             let mut state = self.desk.state.lock();
             let outcome = state.commits.answered(|_| answer.clone(), Instant::now());

@@ -170,7 +170,9 @@ impl Member {
                     self.fatal = Some(code.to_string());
                     break false;
                 }
-                Some(Err(error)) => tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says")
+                }
                 None => {
                     let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
                     if before == served {
@@ -196,7 +198,8 @@ impl Member {
         let (stop, resume) = {
             let mut own = group.own.lock();
             let mut state = self.desk.state.lock();
-            let is_changed = std::mem::take(&mut state.is_stopping_changed) | std::mem::take(&mut own.is_reassigned);
+            let is_changed =
+                std::mem::take(&mut state.is_stopping_changed) | std::mem::take(&mut own.is_reassigned);
             let is_paused = self.flow.is_paused();
             if !is_changed && own.assigned.iter().all(|assigned| assigned.is_stopped == is_paused) {
                 return;
@@ -251,7 +254,8 @@ impl Member {
         let is_changed = {
             let mut state = self.desk.state.lock();
             let trouble = self.trouble.reason();
-            let joins = is_member && !state.has_joined && now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
+            let joins =
+                is_member && !state.has_joined && now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
             state.has_joined |= joins;
             let is_changed = joins || state.trouble.as_deref() != trouble;
             if is_changed {
@@ -284,7 +288,8 @@ impl Member {
         let group = self.client.context();
         let quiet = {
             let own = group.own.lock();
-            let quiet = own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
+            let quiet =
+                own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
             quiet.map(|assigned| (assigned.partition, assigned.next))
         };
         let Some((partition, next)) = quiet else { return };
@@ -337,10 +342,17 @@ impl Member {
 }
 
 /// Copies a record that is expected. Whether the arena is full.
-fn take(arena: &mut Arena, client: &Client, desk: &Desk, message: &BorrowedMessage<'_>, now: Instant) -> bool {
+fn take(
+    arena: &mut Arena,
+    client: &Client,
+    desk: &Desk,
+    message: &BorrowedMessage<'_>,
+    now: Instant,
+) -> bool {
     let topics = &desk.spec.topics;
     // Its name is looked at only where it can be another one.
-    let topic = if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };
+    let topic =
+        if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };
     let mut own = client.context().own.lock();
     let Some(assigned) = topic.and_then(|topic| own.find(topic, message.partition())) else { return false };
     let offset = message.offset() as u64;

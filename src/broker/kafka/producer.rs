@@ -17,7 +17,9 @@ use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
+};
 use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -109,7 +111,9 @@ impl Shared {
         use RDKafkaErrorCode as E;
         let refused = |reason: String| Outcome::Answered(Err(PublishFault::Permanent(reason)));
         match error.rdkafka_error_code() {
-            Some(E::PurgeQueue | E::PurgeInflight | E::Fatal | E::BrokerDestroy | E::State) => Outcome::Returned,
+            Some(E::PurgeQueue | E::PurgeInflight | E::Fatal | E::BrokerDestroy | E::State) => {
+                Outcome::Returned
+            }
             // Errors that poison the numbering: the client is of no use any more, and nothing may pass this publish.
             Some(
                 E::OutOfOrderSequenceNumber
@@ -122,10 +126,12 @@ impl Shared {
                 self.known.lock().remove(topic);
                 refused(no_such_topic(topic))
             }
-            Some(E::MessageSizeTooLarge | E::InvalidMessageSize | E::MessageBatchTooLarge) => refused(format!(
-                "the record is larger than topic `{topic}` takes; its limit is the topic's `max.message.bytes`, by \
+            Some(E::MessageSizeTooLarge | E::InvalidMessageSize | E::MessageBatchTooLarge) => {
+                refused(format!(
+                    "the record is larger than topic `{topic}` takes; its limit is the topic's `max.message.bytes`, by \
                  default the brokers' `message.max.bytes`"
-            )),
+                ))
+            }
             Some(E::MessageTimedOut) => refused(format!(
                 "no acknowledgement from `{topic}` within `message.timeout.ms` of `kafka.properties`; it may be \
                  stored all the same"
@@ -323,7 +329,8 @@ impl Producer {
             // All of it that waits is refused alike; publishes to other topics go on.
             let first = {
                 let mut line = self.shared.line.lock();
-                let number = line.next().filter(|(_, publish)| publish.topic == topic).map(|(number, _)| number);
+                let number =
+                    line.next().filter(|(_, publish)| publish.topic == topic).map(|(number, _)| number);
                 number.and_then(|number| line.remove(number))
             };
             if let Some(publish) = first {
@@ -396,7 +403,9 @@ impl Producer {
             let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
             match topics::look_up(client.client(), topic, left) {
                 // A topic that was created a moment ago has its leaders soon.
-                Err(BrokerError::Transient(_)) if Instant::now() < until => thread::sleep(Duration::from_millis(50)),
+                Err(BrokerError::Transient(_)) if Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(50))
+                }
                 found => return found,
             }
         }

@@ -169,7 +169,8 @@ impl Broker for NatsBroker {
             };
             let (streams, jetstream, client) =
                 (self.streams.clone(), self.jetstream.clone(), self.client.clone());
-            let (quick, link, mailbox, settings) = (self.quick.clone(), self.link.clone(), mailbox.clone(), self.settings);
+            let (quick, link, mailbox, settings) =
+                (self.quick.clone(), self.link.clone(), mailbox.clone(), self.settings);
             let name = topic.clone();
             let member =
                 self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {

@@ -49,7 +49,6 @@ pub(super) struct Publishing {
     known: HashMap<Arc<str>, Known>,
 }
 
-
 /// A topic whose stream was found.
 struct Known {
     prefix: String,
@@ -226,7 +225,8 @@ impl Publishing {
     fn answered(&mut self, message: Message) {
         let number = message.subject.as_str().rsplit('.').next().and_then(|token| token.parse().ok());
         // Of one that was given up a moment ago.
-        let Some(Request { topic, ticket, .. }) = number.and_then(|number: u64| self.sent.remove(&number)) else {
+        let Some(Request { topic, ticket, .. }) = number.and_then(|number: u64| self.sent.remove(&number))
+        else {
             return;
         };
         while self.due.front().is_some_and(|(_, number)| !self.sent.contains_key(number)) {
