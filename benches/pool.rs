@@ -21,9 +21,13 @@ fn key(n: u64) -> Key {
 }
 
 fn pool(workers: usize) -> RequestPool<u64, u64> {
+    pool_of(workers, WINDOW)
+}
+
+fn pool_of(workers: usize, capacity: usize) -> RequestPool<u64, u64> {
     PoolBuilder::new()
         .workers(workers)
-        .capacity(WINDOW)
+        .capacity(capacity)
         .shared(|n: u64| divan::black_box(n) + 1)
         .expect("starts")
 }
@@ -40,9 +44,9 @@ fn forget_single(bencher: Bencher) {
     });
 }
 
-#[divan::bench(sample_count = 9, sample_size = 1)]
-fn forget_batches_of_32(bencher: Bencher) {
-    bencher.counter(ItemsCount::new(JOBS)).with_inputs(|| pool(1)).bench_values(|pool| {
+#[divan::bench(args = [1_024, 65_536], sample_count = 9, sample_size = 1)]
+fn forget_batches_of_32(bencher: Bencher, capacity: usize) {
+    bencher.counter(ItemsCount::new(JOBS)).with_inputs(|| pool_of(1, capacity)).bench_values(|pool| {
         let mut batch = Vec::with_capacity(BATCH as usize);
         for first in (0..JOBS).step_by(BATCH as usize) {
             batch.extend((first..first + BATCH).map(|n| (key(n), Request::tell(n))));

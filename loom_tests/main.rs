@@ -2,6 +2,7 @@
 #![cfg(loom)]
 
 mod capacity;
+mod clock;
 mod completion;
 mod lane;
 mod pool;

@@ -11,7 +11,7 @@ use crate::observe::health::Health;
 use crate::observe::metrics::Stats;
 use crate::op::Op;
 use crate::policy::FailurePolicy;
-use crate::publisher::{self, PublishError, Publisher, Receipt, TryPublishError};
+use crate::publisher::{self, Outcomes, PublishError, Publisher, Publishing, Receipt, TryPublishError};
 use crate::subscription::{Core, DrainReport, Envelopes, Plain, SubscriptionBuilder};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, thread};
 use std::fmt;
@@ -323,6 +323,45 @@ impl Bus {
         self.inner.publisher.try_publish(topic, record)
     }
 
+    /// Publishes without waiting for the broker: what became of the record is told by [`outcomes`](Self::outcomes).
+    ///
+    /// The operation is over when there was room for the record; until then dropping it withdraws the record. If
+    /// nobody reads outcomes, a record that is not stored in the end is told by a log line alone.
+    ///
+    /// # Errors
+    /// The operation fails when the topic, the key or a header is not valid, the record is too large, or the bus is
+    /// closed.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// let mut outcomes = bus.outcomes();
+    /// bus.send("orders", Record::new("paid")).wait()?;
+    /// bus.send("payments", Record::new("paid")).wait()?;
+    /// let (paid, lost) = (outcomes.recv().wait().expect("open"), outcomes.recv().wait().expect("open"));
+    /// assert!(paid.result().is_ok() && lost.result().is_err(), "there is no topic `payments`");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send(&self, topic: &str, message: impl Into<Message>) -> Op<Result<(), PublishError>> {
+        match Self::checked(topic, message.into()) {
+            Ok(record) => self.inner.publisher.send(topic, record),
+            Err(error) => Op::ready(Err(error)),
+        }
+    }
+
+    /// What becomes of the records that are [sent](Self::send) from now on.
+    ///
+    /// ```
+    /// # let bus = keylane::connect("memory:").wait()?;
+    /// let mut outcomes = bus.outcomes();
+    /// bus.close(std::time::Duration::from_secs(10)).wait();
+    /// assert!(outcomes.recv().wait().is_none(), "nothing was sent");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn outcomes(&self) -> Outcomes {
+        self.inner.publisher.outcomes()
+    }
+
     fn checked(topic: &str, Message(record): Message) -> Result<Record, PublishError> {
         names::topic(topic)?;
         if let Some(key) = &record.key {
@@ -403,8 +442,20 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        let published = Stats { published: self.inner.publisher.stats().published, ..Stats::default() };
+        let published = Stats { published: self.inner.publisher.published(), ..Stats::default() };
         self.cores().iter().fold(published, |sum, core| sum.plus(core.stats()))
+    }
+
+    /// What is under way to the broker, and what has been for longest. A record that is not acknowledged for a second is
+    /// also told by a log line, and again while it lasts.
+    ///
+    /// ```
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// assert_eq!(bus.publishing().unacknowledged, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn publishing(&self) -> Publishing {
+        self.inner.publisher.publishing()
     }
 
     /// The health of each subscription that has not been dropped or has not ended.

@@ -31,7 +31,10 @@ type Header = (Cow<'static, str>, Bytes);
 enum Form {
     List(Vec<Header>),
     /// As they came over the network, taken apart as somebody looks for one.
-    #[cfg_attr(not(any(test, feature = "kafka", feature = "nats")), expect(dead_code, reason = "memory has lists"))]
+    #[cfg_attr(
+        not(any(test, feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "memory has lists")
+    )]
     Encoded(Bytes),
 }
 

@@ -97,7 +97,9 @@ pub use op::Op;
 #[cfg(not(loom))]
 pub use policy::{DeadLetter, FailurePolicy, Jitter, PolicyError, Retry, Then};
 #[cfg(not(loom))]
-pub use publisher::{PublishError, Receipt, TryPublishError};
+pub use publisher::{
+    NextOutcome, Outcome, Outcomes, PublishError, Publishing, Receipt, TryPublishError, Unacknowledged,
+};
 #[cfg(not(loom))]
 pub use route::{RecordView, Route};
 #[cfg(not(loom))]
@@ -109,6 +111,16 @@ pub use subscription::{
 #[cfg(not(loom))]
 pub mod memory {
     pub use crate::broker::memory::{Faults, MemoryBroker, MemoryBrokerBuilder};
+}
+
+/// What the fuzz targets reach beyond the public face.
+#[cfg(all(fuzzing, not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// See `broker/position_text.rs`.
+    pub fn position_text(text: &str, watermark: u64) {
+        crate::broker::position_text::survives(text, watermark);
+    }
 }
 
 #[cfg(doctest)]

@@ -6,8 +6,9 @@
 mod support;
 
 use keylane::memory::MemoryBroker;
-use keylane::{Bus, Config, Event, HandlerError, Jitter, Record, Retry, Status};
+use keylane::{Bus, Config, Event, HandlerError, Jitter, Record, Retry, Status, Subscription};
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use support::{eventually, numbered, quiet_planted_panics};
 
@@ -159,5 +160,38 @@ fn a_hook_that_panics_around_a_worker_shows_and_stops_the_subscription() {
         let report = orders.drain(SOON).wait_timeout(SOON).unwrap();
         assert_eq!(report.unsettled.len(), 1, "{report:?}");
         assert_eq!(orders.stats().in_flight, 0);
+    }
+}
+
+#[test]
+fn a_handler_may_release_a_key_that_its_own_worker_holds() {
+    for workers in [0, 1] {
+        let (_broker, bus) = bus();
+        let (itself, answer) = (Arc::new(OnceLock::<Subscription>::new()), Arc::new(OnceLock::new()));
+        let (seen, told) = (itself.clone(), answer.clone());
+        let builder = bus.subscribe_envelopes("orders").group("g").workers(workers);
+        let subscription = builder
+            .handle(move |event| {
+                match (event.aggregate_id(), event.attempt()) {
+                    (Some("held"), 1) => return Err(HandlerError::terminal("planted")),
+                    (Some("operator"), _) => {
+                        let subscription = seen.get().ok_or("it is not there yet")?;
+                        let held = subscription.held().into_iter().next().ok_or("nothing is held yet")?;
+                        let _ = told.set(subscription.retry_held(&held).wait());
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })
+            .unwrap();
+        itself.set(subscription).unwrap();
+        let subscription = itself.get().unwrap();
+        for key in ["held", "operator"] {
+            bus.publish("orders", numbered(key, 0)).wait().unwrap();
+        }
+        eventually("both were handled", || subscription.stats().succeeded == 2).unwrap();
+        assert_eq!(answer.get(), Some(&true));
+        assert!(subscription.held().is_empty());
+        bus.close(SOON).wait();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -125,46 +126,119 @@ fn the_rule_of_orderings_finds_one_without_its_reason() {
     );
 }
 
-#[test]
-fn the_core_names_no_runtime_and_no_broker() {
-    let core = ["src/pool", "src/delivery", "src/envelope"];
-    for (path, text) in core.iter().flat_map(|folder| sources(folder)) {
-        if is_test(&path) {
-            continue;
-        }
-        for name in ["tokio::", "smol::", "async_std::", "rdkafka", "async_nats"] {
-            let named = shipped(&text).lines().find(|line| line.contains(name) && !is_comment(line));
-            assert!(named.is_none(), "{} names {name}: {named:?}", path.display());
-        }
-    }
+const RUNTIMES_AND_BROKERS: [&str; 5] = ["tokio::", "smol::", "async_std::", "rdkafka", "async_nats"];
+
+/// The files of the core, which must run without any runtime or broker.
+fn is_core(path: &Path) -> bool {
+    let folders = ["src/pool", "src/delivery", "src/envelope"];
+    path == Path::new("src/route.rs") || folders.iter().any(|folder| path.starts_with(folder))
+}
+
+fn names_a_runtime_or_a_broker(path: &Path, line: &str) -> bool {
+    is_core(path) && !is_comment(line) && RUNTIMES_AND_BROKERS.iter().any(|name| line.contains(name))
 }
 
 #[test]
-fn a_default_build_has_no_c_dependency_and_no_runtime() {
-    let manifest =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("readable");
-    let dependencies =
-        manifest.split("\n[").find(|part| part.starts_with("dependencies]")).expect("there are some");
-    let names: Vec<&str> = dependencies.lines().filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
-    // Each is pure Rust; a new one is looked at before it comes in here, and has its reason in ARCHITECTURE.md.
-    let known = [
-        "bytes",
-        "crossbeam-queue",
-        "crossbeam-utils",
-        "fastrand",
-        "foldhash",
-        "parking_lot",
-        "pin-project-lite",
-        "serde",
-        "thiserror",
-        "toml",
-        "tracing",
-        "uuid",
-    ];
-    assert_eq!(names, known);
-    let architecture =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).expect("readable");
-    for name in names {
-        assert!(architecture.contains(&format!("`{name}`")), "ARCHITECTURE.md gives no reason for {name}");
+fn the_core_names_no_runtime_and_no_broker() {
+    assert_eq!(lines_that(names_a_runtime_or_a_broker), Vec::<String>::new());
+}
+
+#[test]
+fn the_rule_of_the_core_looks_at_each_of_its_rooms() {
+    for room in ["src/pool/", "src/delivery/", "src/envelope/", "src/route.rs"] {
+        let mut files = sources("src").into_iter().map(|(path, _)| path).filter(|path| !is_test(path));
+        let file = files.find(|path| path.to_string_lossy().starts_with(room));
+        let file = file.unwrap_or_else(|| panic!("nothing is in {room}"));
+        assert!(names_a_runtime_or_a_broker(&file, "    tokio::spawn(f);"), "{}", file.display());
     }
+    assert!(!names_a_runtime_or_a_broker(Path::new("src/broker/kafka/mod.rs"), "use rdkafka::Message;"));
+}
+
+/// The crates that a build of these kinds of dependencies takes.
+fn crates(edges: &str) -> Vec<String> {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--offline", "--locked", "--prefix", "none", "--format", "{p}", "--edges", edges]);
+    let output = tree.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names are text");
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Crates that wrap a library in C, or compile one.
+fn is_of_c(name: &str) -> bool {
+    name.ends_with("-sys") || ["cc", "cmake", "bindgen", "pkg-config", "vcpkg"].contains(&name)
+}
+
+#[test]
+fn the_default_build_has_no_c_in_it_and_no_runtime() {
+    let all = crates("normal,build");
+    assert!(all.iter().any(|name| name == "crossbeam-queue"), "it lists the dependencies: {all:?}");
+    assert_eq!(all.iter().filter(|name| is_of_c(name)).collect::<Vec<_>>(), Vec::<&String>::new());
+    let runtimes = ["tokio", "smol", "async-std", "async-executor", "futures-executor"];
+    assert_eq!(all.iter().filter(|name| runtimes.contains(&name.as_str())).count(), 0, "{all:?}");
+}
+
+#[test]
+fn the_rule_of_dependencies_finds_what_only_tests_have() {
+    assert!(crates("normal,dev").iter().any(|name| name == "tokio"));
+    assert!(["zstd-sys", "cc"].into_iter().all(is_of_c));
+}
+
+/// The public items of a file whose documentation has no example, as `line: text`.
+fn without_example(text: &str) -> Vec<String> {
+    const ITEMS: [&str; 8] = [
+        "pub fn ",
+        "pub const fn ",
+        "pub async fn ",
+        "pub struct ",
+        "pub enum ",
+        "pub trait ",
+        "pub type ",
+        "pub const ",
+    ];
+    let mut missing = Vec::new();
+    // Of the comment and the attributes just above the line.
+    let mut has_example = false;
+    let mut is_hidden = false;
+    for (n, line) in shipped(text).lines().map(str::trim_start).enumerate() {
+        if line.starts_with("///") {
+            has_example |= line.contains("```");
+        } else if line.starts_with("// ") || line.starts_with("#[") || is_inside_an_attribute(line) {
+            is_hidden |= line.contains("doc(hidden)");
+        } else {
+            let is_item = ITEMS.iter().any(|item| line.starts_with(item));
+            if is_item && !has_example && !is_hidden {
+                missing.push(format!("{}: {line}", n + 1));
+            }
+            (has_example, is_hidden) = (false, false);
+        }
+    }
+    missing
+}
+
+/// A line of an attribute that takes several.
+fn is_inside_an_attribute(line: &str) -> bool {
+    line.starts_with('"') || line == ")]"
+}
+
+#[test]
+fn every_public_item_has_an_example() {
+    let mut missing = Vec::new();
+    for (path, text) in sources("src").iter().filter(|(path, _)| !is_test(path)) {
+        // What only the models see.
+        if !path.ends_with("loom_internals.rs") {
+            missing
+                .extend(without_example(text).into_iter().map(|item| format!("{}:{item}", path.display())));
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn the_rule_of_examples_finds_an_item_without_one() {
+    let with = "/// Says so.\n///\n/// ```\n/// ```\n#[must_use]\npub fn f() {}\n";
+    assert_eq!(without_example(with), Vec::<String>::new());
+    assert_eq!(without_example("/// Says so.\npub fn f() {}\n"), ["2: pub fn f() {}"]);
+    let after_another = format!("{with}\n/// Says so.\npub struct S;\n");
+    assert_eq!(without_example(&after_another), ["9: pub struct S;"]);
 }

@@ -6,8 +6,9 @@ mod support;
 
 use keylane::memory::MemoryBroker;
 use keylane::pool::{Idle, JobError, Key, PoolBuilder, Request, RequestPool};
-use keylane::{Config, DeadLetter, Envelope, HandlerError, Jitter, Retry};
+use keylane::{Config, DeadLetter, Envelope, HandlerError, Jitter, Retry, Route};
 use proptest::prelude::*;
+use proptest::test_runner::{TestError, TestRunner};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,6 +52,8 @@ struct PoolProgram {
     producers: Vec<Vec<(u8, How, Job)>>,
     /// Whether the pool is closed while the producers are at work.
     closes: bool,
+    /// Planted: jobs of one key are handed over under keys of their own.
+    scatters: bool,
 }
 
 fn pool_programs() -> impl Strategy<Value = PoolProgram> {
@@ -73,6 +76,7 @@ fn pool_programs() -> impl Strategy<Value = PoolProgram> {
             idle,
             producers,
             closes,
+            scatters: false,
         },
     )
 }
@@ -147,6 +151,7 @@ fn produce(
     pool: &RequestPool<Numbered, u64>,
     producer: usize,
     jobs: &[(u8, How, Job)],
+    scatters: bool,
 ) -> HashMap<u8, Vec<u64>> {
     let mut accepted: HashMap<u8, Vec<u64>> = HashMap::new();
     let mut answers = Vec::new();
@@ -161,7 +166,8 @@ fn produce(
         taken.into_iter().for_each(drop);
     };
     for (n, &(key, how, job)) in (0..).zip(jobs) {
-        let (at, numbered) = (Key::of_number(key.into()), (producer, key, n, job));
+        let at = Key::of_number(if scatters { n } else { key.into() });
+        let numbered = (producer, key, n, job);
         if !matches!(how, How::Batch) || batch.len() >= 5 {
             send_batch(&mut batch, &mut accepted);
         }
@@ -207,7 +213,7 @@ fn run_pool(program: &PoolProgram) -> Checked {
     let accepted: Vec<HashMap<u8, Vec<u64>>> = std::thread::scope(|scope| {
         let pool = &pool;
         let producers: Vec<_> = (program.producers.iter().enumerate())
-            .map(|(producer, jobs)| scope.spawn(move || produce(pool, producer, jobs)))
+            .map(|(producer, jobs)| scope.spawn(move || produce(pool, producer, jobs, program.scatters)))
             .collect();
         if program.closes {
             std::thread::yield_now();
@@ -257,9 +263,21 @@ struct BusProgram {
     producers: Vec<Vec<(u8, Fate)>>,
     failing_publishes: usize,
     failing_settles: usize,
-    /// After so many handled records the consumer is dropped without a drain and comes back.
-    crash_after: Option<u64>,
+    /// After so many handled records the consumer crashes in this way.
+    crash: Option<(u64, Crash)>,
     second_member: bool,
+    /// Planted: records of one key go to every worker in turn.
+    scatters: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Crash {
+    /// It is dropped without a drain, and another one comes.
+    Dropped,
+    /// Its partitions are taken from it while its handlers run, and it comes back.
+    Expelled,
+    /// The same, and none of its positions was kept.
+    ExpelledAndForgotten,
 }
 
 /// A failing publish or settle is tried again after a while, which takes its time: most programs have none.
@@ -275,12 +293,13 @@ fn bus_programs() -> impl Strategy<Value = BusProgram> {
         1 => Just(Fate::Poison),
     ];
     let producer = prop::collection::vec((0u8..5, fate), 1..80);
+    let crash = prop::sample::select(vec![Crash::Dropped, Crash::Expelled, Crash::ExpelledAndForgotten]);
     (
         (1u32..4, 0usize..4, kinds(), prop::sample::select(vec![1usize, 3, 16, 4_096])),
         prop::option::of(1u64..20),
         prop::collection::vec(producer, 1..3),
         (rarely(4), rarely(4)),
-        prop::option::of(1u64..40),
+        prop::option::of((1u64..40, crash)),
         any::<bool>(),
     )
         .prop_map(
@@ -301,8 +320,9 @@ fn bus_programs() -> impl Strategy<Value = BusProgram> {
                     producers,
                     failing_publishes: publishes,
                     failing_settles: settles,
-                    crash_after: crash,
+                    crash,
                     second_member: second,
+                    scatters: false,
                 }
             },
         )
@@ -323,7 +343,7 @@ fn run_bus(program: &BusProgram) -> Checked {
     let broker = MemoryBroker::builder().partitions(program.partitions).topic("orders").topic("dead").build();
     let bus = broker.connect(Config::default()).map_err(|error| error.to_string())?;
     let (book, dead) = (Arc::new(Book::default()), Arc::new(AtomicU64::new(0)));
-    let crashes = program.crash_after.is_some();
+    let crashes = program.crash.is_some();
     let noted = book.clone();
     let handler: Behaviour = Arc::new(move |event| {
         let (key, envelope) =
@@ -357,6 +377,7 @@ fn run_bus(program: &BusProgram) -> Checked {
             .in_flight_records(program.window)
             .retry(quick.attempts(4))
             .then(DeadLetter::to("dead"));
+        let builder = if program.scatters { builder.route(Route::RoundRobin) } else { builder };
         let builder = match program.commit_ms {
             Some(interval) => builder.commit_interval(Duration::from_millis(interval)),
             None => builder,
@@ -375,6 +396,9 @@ fn run_bus(program: &BusProgram) -> Checked {
     }
     broker.faults().fail_next_publishes("orders", program.failing_publishes);
     broker.faults().fail_next_settles(program.failing_settles);
+    if let Some((_, Crash::ExpelledAndForgotten)) = program.crash {
+        broker.faults().lose_next_settles(usize::MAX);
+    }
     let all: u64 = program.producers.iter().map(|records| records.len() as u64).sum();
     std::thread::scope(|scope| -> Checked {
         for (producer, records) in program.producers.iter().enumerate() {
@@ -392,10 +416,17 @@ fn run_bus(program: &BusProgram) -> Checked {
                 receipts.into_iter().for_each(|receipt| drop(receipt.wait().expect("it is published")));
             });
         }
-        if let Some(after) = program.crash_after {
+        if let Some((after, crash)) = program.crash {
             eventually("some were handled", || book.over() >= after.min(all) || book.has_violation())?;
-            members.clear();
-            members.push(start()?);
+            // What is settled from here on is kept: a settle that is lost is not made again.
+            broker.faults().lose_next_settles(0);
+            if let Crash::Dropped = crash {
+                members.clear();
+                members.push(start()?);
+            } else {
+                let is_known = (0..members.len()).all(|member| broker.expel("properties", member));
+                ensure!(is_known, "a member was not found");
+            }
         }
         Ok(())
     })?;
@@ -440,19 +471,35 @@ proptest! {
     }
 }
 
-#[test]
-fn the_check_of_the_pool_finds_jobs_out_of_order() {
-    // Keys that are not the jobs' own: what the checker calls one key runs on several workers.
+/// Whether the check finds something wrong in one of many programs.
+fn finds<P: std::fmt::Debug>(programs: impl Strategy<Value = P>, check: impl Fn(&P) -> Checked) -> bool {
+    quiet_planted_panics();
     be_impatient();
-    let found = (0..50).any(|_| {
-        let seen = Seen::default();
-        std::thread::scope(|scope| {
-            for n in 0..2 {
-                let seen = &seen;
-                scope.spawn(move || seen.run((0, 0, n, Job::Slow)));
-            }
-        });
-        seen.overlaps.load(Ordering::Relaxed) > 0
+    let config =
+        ProptestConfig { max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    let found =
+        TestRunner::new(config).run(&programs, |program| check(&program).map_err(TestCaseError::fail));
+    matches!(found, Err(TestError::Fail(..)))
+}
+
+#[test]
+fn the_check_of_the_pool_finds_jobs_of_one_key_on_several_workers() {
+    let programs = pool_programs().prop_map(|program| PoolProgram { scatters: true, ..program });
+    assert!(finds(programs, run_pool), "jobs of one key ran everywhere, and nothing was found");
+}
+
+#[test]
+fn the_check_of_the_bus_finds_records_of_one_key_on_several_workers() {
+    // Crashes are left out: they judge the order of effects alone.
+    let programs = bus_programs().prop_map(|program| BusProgram { scatters: true, crash: None, ..program });
+    assert!(finds(programs, run_bus), "records of one key ran everywhere, and nothing was found");
+}
+
+#[test]
+fn the_check_of_the_bus_finds_effects_out_of_order_around_a_crash() {
+    let programs = bus_programs().prop_map(|program| {
+        let crash = program.crash.or(Some((1, Crash::Expelled)));
+        BusProgram { scatters: true, crash, ..program }
     });
-    assert!(found, "two jobs of one key at once were not found");
+    assert!(finds(programs, run_bus), "records of one key ran everywhere, and nothing was found");
 }

@@ -149,3 +149,59 @@ fn a_topic_that_stays_full_is_logged_with_its_name_and_key() {
     subscription.resume();
     waits.wait().unwrap();
 }
+
+#[test]
+fn outcomes_that_nobody_reads_hold_their_places_and_none_is_dropped() {
+    let (broker, bus) = broker(|config| config.publisher.records = 4);
+    let mut outcomes = bus.outcomes();
+    for n in 0..4 {
+        bus.send("t", Record::new(vec![n]).with_key("k")).wait().unwrap();
+    }
+    let fifth = bus.send("t", Record::new(vec![4]).with_key("k"));
+    assert!(!fifth.is_done(), "there was room for a fifth of 4");
+    assert!(matches!(bus.try_publish("t", Record::new("x")), Err(TryPublishError::Full(_))));
+    assert_eq!(outcomes.recv().wait().unwrap().result().unwrap().offset(), 0);
+    fifth.wait().unwrap();
+    for n in 1..5 {
+        assert_eq!(outcomes.recv().wait().unwrap().result().unwrap().offset(), n);
+    }
+    assert_eq!(stored(&broker), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn who_stops_reading_outcomes_gives_their_places_back() {
+    let (broker, bus) = broker(|config| config.publisher.records = 2);
+    let outcomes = bus.outcomes();
+    let sent: Vec<_> = (0..5).map(|n| bus.send("t", Record::new(vec![n]))).collect();
+    assert!(!sent[2].is_done());
+    drop(outcomes);
+    sent.into_iter().for_each(|sent| sent.wait().unwrap());
+    bus.flush().wait();
+    assert_eq!(stored(&broker).len(), 5);
+}
+
+#[test]
+fn outcomes_tell_of_records_that_a_close_left_behind_and_then_end() {
+    let (broker, bus) = broker(|_| {});
+    let mut outcomes = bus.outcomes();
+    broker.faults().pause_deliveries(true);
+    bus.send("t", Record::new("x").with_key("k")).wait().unwrap();
+    let report = bus.close(Duration::from_millis(10)).wait();
+    assert_eq!(report.unacknowledged, 1);
+    let left = outcomes.recv().wait().unwrap();
+    assert_eq!((left.topic(), left.key(), left.result()), ("t", Some(&b"k"[..]), Err(&PublishError::Closed)));
+    assert!(outcomes.recv().wait().is_none());
+}
+
+#[test]
+fn who_waits_for_an_outcome_is_woken_by_it_and_by_the_close() {
+    let (_broker, bus) = broker(|_| {});
+    let mut outcomes = bus.outcomes();
+    let reader = std::thread::spawn(move || {
+        let first = outcomes.recv().wait().map(|outcome| outcome.result().is_ok());
+        (first, outcomes.recv().wait().is_none())
+    });
+    bus.send("t", Record::new("x")).wait().unwrap();
+    bus.close(Duration::from_secs(5)).wait();
+    assert_eq!(reader.join().unwrap(), (Some(true), true));
+}

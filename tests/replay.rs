@@ -208,7 +208,8 @@ fn handlers_that_outlive_a_crash_count_as_duplicates() {
         "--crash-after",
         "100",
     ]);
-    assert!(report.number("duplicated") > 0, "{}", report.0);
+    // Only what ran may be repeated: one row for each worker of the keyed rows, and one for the others' worker.
+    assert!((1..=65).contains(&report.number("duplicated")), "{}", report.0);
 }
 
 #[test]

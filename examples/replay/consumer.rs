@@ -9,7 +9,7 @@ use keylane::{
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) const GROUP: &str = "replay";
 
@@ -73,7 +73,9 @@ pub(crate) fn watch_dead_letters(
 ) -> Result<Subscription, SubscribeError> {
     let work = work.clone();
     bus.subscribe(&topics.dead).group(GROUP).workers(1).handle(move |event| {
-        work.ledger.is_dead_lettered(work.row(event)?);
+        if let Some(row) = work.row(event)? {
+            work.ledger.is_dead_lettered(row);
+        }
         Ok(())
     })
 }
@@ -89,7 +91,7 @@ fn handle<Kind>(
         subscription.handle_async(move |event| {
             let work = work.clone();
             async move {
-                let attempt = work.start(&event)?;
+                let Some(attempt) = work.start(&event)? else { return Ok(()) };
                 if !time.is_zero() {
                     smol::Timer::after(time).await;
                 }
@@ -98,7 +100,7 @@ fn handle<Kind>(
         })
     } else {
         subscription.handle(move |event| {
-            let attempt = work.start(event)?;
+            let Some(attempt) = work.start(event)? else { return Ok(()) };
             block(time);
             attempt.end()
         })
@@ -109,6 +111,8 @@ fn handle<Kind>(
 pub(crate) struct Work {
     pub(crate) ledger: Ledger,
     faults: Faults,
+    /// What other replays through the same topics don't have.
+    run: String,
     pub(crate) attempts: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) panics: AtomicU64,
@@ -118,25 +122,33 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(ledger: Ledger, faults: Faults) -> Self {
         let [attempts, retries, panics, running] = [const { AtomicU64::new(0) }; 4];
-        Self { ledger, faults, attempts, retries, panics, running }
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let run = format!("{:x}", since_1970.as_nanos());
+        Self { ledger, faults, run, attempts, retries, panics, running }
     }
 
-    /// The number of the row that an event is about: it travels as the event's id, which dead letters keep.
-    fn row(&self, event: &Event) -> Result<usize, HandlerError> {
+    /// The id of the event about a row: the same row is the same event, however often it is published.
+    pub(crate) fn event_id(&self, row: usize) -> String {
+        format!("{}/{row}", self.run)
+    }
+
+    /// The number of the row that an event is about: it travels in the event's id, which dead letters keep. None: a
+    /// replay before this one left it on the broker.
+    fn row(&self, event: &Event) -> Result<Option<usize>, HandlerError> {
         let id = event.headers().get(Envelope::EVENT_ID_HEADER).ok_or("the record has no event id")?;
-        let row = std::str::from_utf8(id)?.parse()?;
-        if row < self.ledger.records() { Ok(row) } else { Err("the record is not of this replay".into()) }
+        let (run, row) = std::str::from_utf8(id)?.split_once('/').ok_or("the record is not of a replay")?;
+        if run == self.run { Ok(Some(row.parse()?)) } else { Ok(None) }
     }
 
-    fn start<'a>(&'a self, event: &'a Event) -> Result<Attempt<'a>, HandlerError> {
-        let row = self.row(event)?;
+    fn start<'a>(&'a self, event: &'a Event) -> Result<Option<Attempt<'a>>, HandlerError> {
+        let Some(row) = self.row(event)? else { return Ok(None) };
         self.running.fetch_add(1, Relaxed);
         self.attempts.fetch_add(1, Relaxed);
         if event.attempt() > 1 {
             self.retries.fetch_add(1, Relaxed);
         }
         self.ledger.starts(row);
-        Ok(Attempt { work: self, event, row })
+        Ok(Some(Attempt { work: self, event, row }))
     }
 }
 

@@ -7,7 +7,7 @@ const DEFAULT_INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/
 
 /// Replays a CSV through keylane, key by key, and compares what the handlers saw with what was read.
 ///
-/// Exits with 1 if a row was lost, handled out of order or (without --crash-after) handled twice.
+/// Exits with 1 if a row was lost, handled out of order or handled twice, but for what was in flight at a crash.
 #[derive(Parser, Debug)]
 #[command(name = "replay", version)]
 pub(crate) struct Options {

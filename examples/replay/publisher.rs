@@ -34,8 +34,7 @@ fn publish_row(
     number: usize,
     row: Row,
 ) -> Result<Op<Result<Receipt, PublishError>>, Error> {
-    // The row's number is the event's id: the same row is the same event, however often it is published.
-    let id = number.to_string();
+    let id = work.event_id(number);
     if let Some(aggregate_id) = row.aggregate_id {
         let envelope = Envelope::new(aggregate_id, "row.read", 1, row.json)?.with_event_id(id)?;
         work.ledger.publishes(number);

@@ -45,3 +45,15 @@ pub fn config(text: &str) {
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
+
+/// Reads a text as what a commit carries beside its offset, and writes it again.
+///
+/// # Panics
+/// If it is not read again as the same.
+pub fn position((watermark, text): (u64, &str)) {
+    #[cfg(fuzzing)]
+    keylane::fuzzing::position_text(text, watermark);
+    // The entry is there under cargo-fuzz alone.
+    #[cfg(not(fuzzing))]
+    let _ = (watermark, text);
+}

@@ -10,6 +10,8 @@ pub(crate) mod kafka;
 pub(crate) mod memory;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
+#[cfg(any(feature = "kafka", test, fuzzing))]
+pub(crate) mod position_text;
 
 use crate::clock::Clock;
 use crate::event::Record;
@@ -179,6 +181,12 @@ pub(crate) trait Consumer: Send {
     /// more; so is one that failed, when it is worth another try. What was not asked for (no room, paused) is not
     /// announced again: poll again when there is room or after resuming.
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError>;
+
+    /// Whether the group has taken this member, so that what is stored from now on is not missed. A wake follows when
+    /// that comes to be.
+    fn has_joined(&self) -> bool {
+        true
+    }
 
     /// A record is over. Only for brokers that want to hear it of each; positions come by [`commit`](Self::commit).
     fn settled(&mut self, _partition: Partition, _offset: u64) {}

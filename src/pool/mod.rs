@@ -671,6 +671,10 @@ impl<J: Send + 'static> Pool<J> {
     ///
     /// The returned operation is over when all have; a worker that has ended counts as visited.
     ///
+    /// # Blocking
+    /// Never waits itself. A handler of this pool must not wait for the operation: its own worker is visited when the
+    /// handler has ended.
+    ///
     /// ```
     /// use keylane::pool::{Key, PoolBuilder};
     /// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
@@ -708,6 +712,10 @@ impl<J: Send + 'static> Pool<J> {
     /// The returned operation is over when every worker has ended. A key that is held for an operator keeps it
     /// waiting; [`Pool::drain`] has a limit. Called again, it waits for the same end.
     ///
+    /// # Blocking
+    /// Never waits itself. A handler of this pool may close it, and must not wait for the operation, which waits for
+    /// the handler.
+    ///
     /// ```
     /// use keylane::pool::{Key, PoolBuilder, SendError};
     ///
@@ -727,6 +735,9 @@ impl<J: Send + 'static> Pool<J> {
 
     /// Takes no further job; what was accepted is handled for as long as `limit`, and what has not started by then is
     /// abandoned. The returned operation is over when every worker has ended, which a job that runs delays.
+    ///
+    /// # Blocking
+    /// As [`Pool::close`].
     ///
     /// ```
     /// use keylane::pool::{JobError, Key, PoolBuilder};
@@ -770,6 +781,11 @@ impl<J: Send + 'static> Pool<J> {
     /// Whether some worker takes no jobs any more.
     pub(crate) fn has_ended_worker(&self) -> bool {
         self.inner.lanes.iter().any(|lane| lane.look().is_closed())
+    }
+
+    /// Whether the calling thread is just running a job of this pool, and so must not wait for its workers.
+    pub(crate) fn is_running_here(&self) -> bool {
+        self.inner.lanes.iter().any(|lane| own_lane::is(worker::lane_number(lane)))
     }
 
     fn lane_of(&self, key: Key) -> &Arc<WorkerLane<J>> {

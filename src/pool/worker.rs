@@ -57,9 +57,61 @@ pub trait Handler: 'static {
     type Future: Future + 'static;
 
     /// Runs a job. `now` is the time at which the worker's turn began.
+    ///
+    /// ```
+    /// use keylane::pool::{Handler, Key, Outcome, PoolBuilder, Turn};
+    /// # use std::time::Instant;
+    ///
+    /// /// Sums up its jobs; no lock is needed, for a worker has its handler for itself.
+    /// struct Sum(u64);
+    ///
+    /// impl Handler for Sum {
+    ///     fn handle(&mut self, n: &mut u64, _: Instant) -> Outcome<Self::Future> {
+    ///         self.0 += *n;
+    ///         if self.0 < 10 { Outcome::Done } else { Outcome::Hold }
+    ///     }
+    /// #     type Job = u64;
+    /// #     type Future = std::future::Ready<()>;
+    /// #     fn resolve(&mut self, _: &mut u64, (): (), _: Instant) -> Outcome<Self::Future> { Outcome::Done }
+    /// #     fn panicked(&mut self, _: &mut u64, _: String, _: Instant) -> Outcome<Self::Future> { Outcome::Done }
+    /// #     fn expired(&mut self, _: &mut u64, _: Instant) -> Outcome<Self::Future> { Outcome::Done }
+    /// }
+    /// let (pool, mut workers) = PoolBuilder::new().workers(1).stepped(|_| Sum(0))?;
+    /// pool.try_send_batch(&mut vec![(Key::of("a"), 4), (Key::of("b"), 5), (Key::of("c"), 6)]);
+    /// while workers[0].step(Instant::now()) == Turn::Ran {}
+    /// assert_eq!(pool.depths().sum::<u64>(), 1, "the third is held");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn handle(&mut self, job: &mut Self::Job, now: Instant) -> Outcome<Self::Future>;
 
     /// The future that a job was leased to is ready.
+    ///
+    /// ```
+    /// use keylane::pool::{Handler, Key, Outcome, PoolBuilder, Turn};
+    /// # use std::time::Instant;
+    ///
+    /// /// Asks, and asks again until the answer is yes.
+    /// struct Asks { answers: Vec<bool> }
+    ///
+    /// impl Handler for Asks {
+    /// #     type Job = u64;
+    ///     type Future = std::future::Ready<bool>;
+    ///
+    ///     fn handle(&mut self, _: &mut u64, _: Instant) -> Outcome<Self::Future> {
+    ///         Outcome::Lease(std::future::ready(self.answers.pop().unwrap_or(true)), None)
+    ///     }
+    ///     fn resolve(&mut self, _: &mut u64, is_yes: bool, now: Instant) -> Outcome<Self::Future> {
+    ///         if is_yes { Outcome::Done } else { Outcome::RetryAt(now) }
+    ///     }
+    /// #     fn panicked(&mut self, _: &mut u64, _: String, _: Instant) -> Outcome<Self::Future> { Outcome::Done }
+    /// #     fn expired(&mut self, _: &mut u64, _: Instant) -> Outcome<Self::Future> { Outcome::Done }
+    /// }
+    /// let (pool, mut workers) = PoolBuilder::new().workers(1).stepped(|_| Asks { answers: vec![false] })?;
+    /// pool.try_send(Key::of("a"), 1)?;
+    /// while workers[0].step(Instant::now()) == Turn::Ran {}
+    /// assert_eq!(pool.depths().sum::<u64>(), 0, "the second answer was yes");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn resolve(
         &mut self,
         job: &mut Self::Job,
@@ -669,7 +721,6 @@ impl<H: Handler> Worker<H> {
         }
         let mut wakeups = std::mem::take(&mut self.wakeups);
         self.lane.take_wakes(&mut wakeups);
-        self.seen = self.lane.look();
         for wakeup in wakeups.drain(..) {
             match wakeup {
                 Wakeup::Future(key, stamp) => self.poll_lease(key, stamp, now),

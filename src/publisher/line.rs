@@ -24,6 +24,8 @@ pub(crate) struct Offer {
     /// Topic and key; none for a record without a key, which has no order.
     pub(crate) order: Option<(Arc<str>, bytes::Bytes)>,
     pub(crate) bytes: usize,
+    /// Its answer holds its place until it is [read](Line::read).
+    pub(crate) keeps_place: bool,
 }
 
 /// What the shell does next, in this order.
@@ -57,6 +59,8 @@ pub(crate) struct Line {
     last: Id,
     admitted: BTreeMap<Id, Admitted>,
     bytes: usize,
+    /// Answers that hold a place.
+    unread: usize,
     waiting: VecDeque<(Id, Offer)>,
     /// Per key the admitted publishes in their order; the first is the one under way.
     keys: HashMap<(Arc<str>, bytes::Bytes), VecDeque<Id>>,
@@ -71,6 +75,7 @@ impl Line {
             last: 0,
             admitted: BTreeMap::new(),
             bytes: 0,
+            unread: 0,
             waiting: VecDeque::new(),
             keys: HashMap::new(),
             timers: BTreeSet::new(),
@@ -97,9 +102,8 @@ impl Line {
     }
 
     fn fits(&self, bytes: usize) -> bool {
-        self.admitted.is_empty()
-            || (self.admitted.len() < self.room.records
-                && self.bytes.saturating_add(bytes) <= self.room.bytes)
+        let records = self.admitted.len() + self.unread;
+        records == 0 || (records < self.room.records && self.bytes.saturating_add(bytes) <= self.room.bytes)
     }
 
     /// Takes a publish into the line.
@@ -160,6 +164,7 @@ impl Line {
     fn over(&mut self, id: Id, result: Result<Stored, String>, out: &mut Vec<Do>) {
         let publish = self.admitted.remove(&id).expect("the caller found it");
         self.bytes -= publish.offer.bytes;
+        self.unread += usize::from(publish.offer.keeps_place);
         out.push(Do::Complete(id, result));
         if let Some(order) = publish.offer.order
             && let Some(queue) = self.keys.get_mut(&order)
@@ -174,6 +179,13 @@ impl Line {
                 }
             }
         }
+        self.admit_waiting(out);
+    }
+
+    /// So many answers were read, and give their places back.
+    pub(crate) fn read(&mut self, answers: usize, out: &mut Vec<Do>) {
+        debug_assert!(answers <= self.unread, "an answer is read once");
+        self.unread -= answers;
         self.admit_waiting(out);
     }
 
@@ -248,8 +260,9 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Op {
-        /// A key (0: none) and a size.
-        Offer(u8, usize),
+        /// A key (0: none), a size, and whether the answer keeps the place.
+        Offer(u8, usize, bool),
+        Read,
         /// One of those in flight is answered: stored, transient, full, permanent.
         Answer(usize, u8),
         Pass(u64),
@@ -258,7 +271,8 @@ mod tests {
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
         let op = prop_oneof![
-            4 => (0..4_u8, 1..40_usize).prop_map(|(key, bytes)| Op::Offer(key, bytes)),
+            4 => (0..4_u8, 1..40_usize, any::<bool>()).prop_map(|(key, bytes, keeps)| Op::Offer(key, bytes, keeps)),
+            2 => Just(Op::Read),
             5 => (any::<usize>(), 0..8_u8).prop_map(|(which, kind)| Op::Answer(which, kind)),
             1 => (0..20_000_u64).prop_map(Op::Pass),
             1 => Just(Op::RoomCame),
@@ -276,12 +290,14 @@ mod tests {
         let (mut out, mut in_flight, mut offers) = (Vec::new(), Vec::<Id>::new(), BTreeMap::new());
         let (mut stored, mut answered, mut admitted) =
             (HashMap::<u8, Vec<Id>>::new(), BTreeSet::new(), Vec::new());
-        let settle = [Op::RoomCame, Op::Pass(10_000), Op::Answer(0, 0)].into_iter().cycle().take(2_000);
+        let settle =
+            [Op::RoomCame, Op::Pass(10_000), Op::Answer(0, 0), Op::Read].into_iter().cycle().take(3_000);
         for op in ops.into_iter().chain(settle) {
             match op {
-                Op::Offer(key, bytes) => {
+                Op::Read if line.unread > 0 => line.read(1, &mut out),
+                Op::Offer(key, bytes, keeps_place) => {
                     let order = (key > 0).then(|| ("t".into(), bytes::Bytes::copy_from_slice(&[key])));
-                    let id = line.offer(Offer { order, bytes }, &mut out);
+                    let id = line.offer(Offer { order, bytes, keeps_place }, &mut out);
                     offers.insert(id, (key, bytes));
                 }
                 Op::Answer(which, kind) if !in_flight.is_empty() => {
@@ -299,7 +315,7 @@ mod tests {
                     };
                     line.answered(id, answer, now, 0.5, &mut out);
                 }
-                Op::Answer(..) => {}
+                Op::Answer(..) | Op::Read => {}
                 Op::Pass(ms) => {
                     now += Duration::from_millis(ms);
                     line.due(now, &mut out);
@@ -321,8 +337,11 @@ mod tests {
             }
             let bytes: usize = line.admitted.keys().map(|id| offers[id].1).sum();
             prop_assert_eq!(bytes, line.bytes);
-            prop_assert!(line.records() <= ROOM.records, "more records than there is room for");
-            prop_assert!(bytes <= ROOM.bytes || line.records() == 1, "more bytes than there is room for");
+            prop_assert!(line.records() + line.unread <= ROOM.records, "more records than there is room for");
+            prop_assert!(
+                bytes <= ROOM.bytes || line.records() + line.unread == 1,
+                "more bytes than there is room for"
+            );
             if let (Some((first, _)), Some(newest)) = (line.waiting.front(), line.admitted.keys().next_back())
             {
                 prop_assert!(newest < first, "somebody jumped the line");
@@ -360,7 +379,7 @@ mod tests {
     #[test]
     fn what_waits_and_is_not_wanted_leaves_the_line() {
         let (mut line, mut out) = (Line::new(Room { records: 1, bytes: 9 }, false), Vec::new());
-        let offer = || Offer { order: None, bytes: 1 };
+        let offer = || Offer { order: None, bytes: 1, keeps_place: false };
         let ids = [0; 3].map(|_| line.offer(offer(), &mut out));
         line.withdraw_where(|id| id == ids[1]);
         line.answered(ids[0], Ok(Stored { partition: 0, offset: 0 }), Instant::now(), 0.5, &mut out);

@@ -1,144 +1,28 @@
 //! The front through which every backend publishes: bounded, in order per key, tried again until the broker answers.
 
+mod answer;
 mod line;
+mod outcomes;
+mod trouble;
 
 use crate::broker::{Broker, PublishFault, Stored, Ticket};
 use crate::clock::{Clock, after};
-use crate::error::NameError;
 use crate::event::Record;
 use crate::listeners::Registration;
 use crate::op::{Op, Promise};
 use crate::park::Parker;
+use crate::pool::wake_foreign;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
+pub use answer::{PublishError, Receipt, TryPublishError};
 use line::{Do, Id, Line, Offer, Room};
+pub use outcomes::{NextOutcome, Outcome, Outcomes};
+use outcomes::{Unread, tell_of_failure};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
-
-/// Where a published record is stored.
-///
-/// ```
-/// use keylane::{Receipt, Record};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let receipt: Receipt = bus.publish("orders", Record::new("paid")).wait()?;
-/// assert_eq!((receipt.topic(), receipt.offset()), ("orders", 0));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    topic: Arc<str>,
-    stored: Stored,
-}
-
-impl Receipt {
-    /// The topic.
-    ///
-    /// ```
-    /// # let bus = keylane::connect("memory:?topics=orders,payments").wait()?;
-    /// let receipt = bus.publish("payments", keylane::Record::new("paid")).wait()?;
-    /// assert_eq!(receipt.topic(), "payments");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// The partition; 0 where the broker has none.
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// let bus = keylane::connect("memory:?topics=orders&partitions=8").wait()?;
-    /// let placed = bus.publish("orders", Record::new("placed").with_key("order-42")).wait()?;
-    /// let paid = bus.publish("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// assert!(placed.partition() < 8);
-    /// assert_eq!(paid.partition(), placed.partition(), "one key, one partition");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn partition(&self) -> u32 {
-        self.stored.partition
-    }
-
-    /// The offset in the partition (on a stream, the sequence).
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// let bus = keylane::connect("memory:?topics=orders&partitions=1").wait()?;
-    /// let placed = bus.publish("orders", Record::new("placed")).wait()?;
-    /// let paid = bus.publish("orders", Record::new("paid")).wait()?;
-    /// assert_eq!((placed.offset(), paid.offset()), (0, 1));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn offset(&self) -> u64 {
-        self.stored.offset
-    }
-}
-
-/// Why a record was not published.
-///
-/// ```
-/// use keylane::{PublishError, Record};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let refused = bus.publish("orders paid", Record::new("paid")).wait();
-/// assert!(matches!(refused, Err(PublishError::Name(error)) if error.kind == "topic"));
-/// let refused = bus.publish("orders", Record::new(vec![0; 2 << 20])).wait();
-/// assert!(matches!(refused, Err(PublishError::TooLarge { limit: 1_048_576, .. })));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// The topic, the key or a header is not valid; nothing was sent.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The record is longer than `publisher.max_record_bytes`; nothing was sent.
-    #[error("a record of {size} bytes for `{topic}` is too large; at most {limit} are published")]
-    TooLarge {
-        /// The topic.
-        topic: String,
-        /// Key, value and headers together.
-        size: usize,
-        /// What is accepted.
-        limit: usize,
-    },
-    /// The broker refused it, and would again.
-    #[error("the broker refused a record for `{topic}`: {reason}")]
-    Refused {
-        /// The topic.
-        topic: String,
-        /// What the broker said.
-        reason: String,
-    },
-    /// The bus was closed before the broker had acknowledged the record; it may be stored all the same.
-    #[error("the bus is closed")]
-    Closed,
-}
-
-/// Why a record was not published at once.
-///
-/// ```
-/// use keylane::{Record, TryPublishError};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let unsent = match bus.try_publish("orders paid", Record::new("paid")) {
-///     Ok(publish) => publish.wait().err().map(TryPublishError::from),
-///     Err(error) => Some(error),
-/// };
-/// assert!(matches!(unsent, Some(TryPublishError::Failed(error)) if error.to_string().contains("orders paid")));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TryPublishError {
-    /// The publisher's bounds are reached, or the topic is full; the record is in here.
-    #[error("there is no room to publish")]
-    Full(Record),
-    /// It can't be published at all.
-    #[error(transparent)]
-    Failed(#[from] PublishError),
-}
+use trouble::Telling;
+pub use trouble::{Publishing, Unacknowledged};
 
 /// The limits of a publisher.
 #[derive(Debug, Clone, Copy)]
@@ -148,15 +32,6 @@ pub(crate) struct Bounds {
     /// Their bytes.
     pub(crate) bytes: usize,
     pub(crate) max_record_bytes: usize,
-}
-
-/// What a publisher has done and has under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct PublisherStats {
-    pub(crate) published: u64,
-    pub(crate) retried: u64,
-    pub(crate) unacknowledged: u64,
-    pub(crate) waiting_for_room: u64,
 }
 
 /// A cheap handle: clones are the same publisher.
@@ -187,6 +62,11 @@ struct State {
     outbox: VecDeque<Id>,
     is_sending: bool,
     flushes: Vec<(Id, Promise<()>)>,
+    unread: Unread,
+    /// It was closed, and all that was under way is answered.
+    is_over: bool,
+    /// The thread looks again in time.
+    is_watched: bool,
     /// The number of those that waited for room when the ones nobody wants were last taken out.
     waiting_after_sweep: usize,
     closing: Option<Closing>,
@@ -201,16 +81,37 @@ struct Closing {
 struct Publish {
     topic: Arc<str>,
     record: Arc<Record>,
-    promise: Promise<Result<Receipt, PublishError>>,
+    reply: Reply,
     /// It was not admitted at the call, so dropping its operation withdraws it until it is sent.
     waits_for_room: bool,
+    /// Of an outcome that somebody reads.
+    keeps_place: bool,
+    since: Instant,
+    /// What its last try failed with.
+    error: Option<String>,
     room_seen: u64,
+}
+
+/// Whom the broker's answer is for.
+enum Reply {
+    /// Whoever holds the operation.
+    Op(Promise<Result<Receipt, PublishError>>),
+    /// Whoever reads the outcomes. Until it is sent somebody may wait for that.
+    Outcomes(Option<Promise<Result<(), PublishError>>>),
+}
+
+impl Reply {
+    /// Nobody wants the record to be sent any more, if it was not.
+    fn is_detached(&self) -> bool {
+        match self {
+            Self::Op(promise) => promise.is_detached(),
+            Self::Outcomes(promise) => promise.as_ref().is_some_and(Promise::is_detached),
+        }
+    }
 }
 
 /// How often the publishes to a full topic are tried again without a wake.
 const FULL_POLL: Duration = Duration::from_millis(100);
-/// How long a topic is full before it is said.
-const TELL_OF_FULL_AFTER: Duration = Duration::from_secs(1);
 /// Names kept to spare their allocation; more are a mistake, and are forgotten.
 const KEPT_TOPICS: usize = 10_000;
 
@@ -224,6 +125,9 @@ impl Publisher {
             outbox: VecDeque::new(),
             is_sending: false,
             flushes: Vec::new(),
+            unread: Unread::default(),
+            is_over: false,
+            is_watched: false,
             waiting_after_sweep: 0,
             closing: None,
             random: fastrand::Rng::new(),
@@ -286,6 +190,34 @@ impl Publisher {
         }
     }
 
+    /// See [`Bus::send`](crate::Bus::send).
+    pub(crate) fn send(&self, topic: &str, record: Record) -> Op<Result<(), PublishError>> {
+        let (inner, limit, size) = (&self.0, self.0.bounds.max_record_bytes, record.size());
+        if size > limit {
+            return Op::ready(Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }));
+        }
+        let state = inner.state.lock();
+        // ORDERING: Relaxed; a close sets it before it takes this lock.
+        if inner.is_closed.load(Ordering::Relaxed) {
+            return Op::ready(Err(PublishError::Closed));
+        }
+        let waits = !state.line.has_room(size);
+        let (taken, op) = if waits {
+            let (promise, op) = Op::pending(|| Err(PublishError::Closed));
+            (Some(promise), op)
+        } else {
+            (None, Op::ready(Ok(())))
+        };
+        let keeps_place = state.unread.readers > 0;
+        inner.add(state, inner.topic(topic), Arc::new(record), Reply::Outcomes(taken), keeps_place);
+        op
+    }
+
+    /// See [`Bus::outcomes`](crate::Bus::outcomes).
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        self.0.outcomes()
+    }
+
     /// Is over when all that was published before has been answered.
     pub(crate) fn flush(&self) -> Op<()> {
         let mut state = self.0.state.lock();
@@ -299,15 +231,15 @@ impl Publisher {
         }
     }
 
-    pub(crate) fn stats(&self) -> PublisherStats {
-        let state = self.0.state.lock();
-        // ORDERING: Relaxed; counters that stand for themselves.
-        PublisherStats {
-            published: self.0.published.load(Ordering::Relaxed),
-            retried: self.0.retried.load(Ordering::Relaxed),
-            unacknowledged: state.line.records() as u64,
-            waiting_for_room: state.line.waiting() as u64,
-        }
+    /// Records that the broker has acknowledged.
+    pub(crate) fn published(&self) -> u64 {
+        // ORDERING: Relaxed; a counter.
+        self.0.published.load(Ordering::Relaxed)
+    }
+
+    /// See [`Bus::publishing`](crate::Bus::publishing).
+    pub(crate) fn publishing(&self) -> Publishing {
+        self.0.publishing()
     }
 
     /// Refuses further publishes, waits for the answers of those under way for as long as `limit`, and answers the
@@ -322,6 +254,10 @@ impl Publisher {
         let mut state = inner.state.lock();
         // Nothing is under way, or a close before this one has ended it.
         if state.publishes.is_empty() && state.closing.is_none() && !inner.is_thread_wanted() {
+            state.is_over = true;
+            let readers = state.unread.take_wakers();
+            drop(state);
+            readers.into_iter().for_each(wake_foreign);
             return Op::ready(0);
         }
         let closing = state.closing.get_or_insert(Closing { until, promises: Vec::new() });
@@ -374,40 +310,82 @@ impl Inner {
         record: Arc<Record>,
         only_if_room: bool,
     ) -> Result<Op<Result<Receipt, PublishError>>, Arc<Record>> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         // ORDERING: Relaxed; a close sets it before it takes this lock.
         if self.is_closed.load(Ordering::Relaxed) {
             return Ok(Op::ready(Err(PublishError::Closed)));
         }
-        let waits_for_room = !state.line.has_room(record.size());
-        if only_if_room && (waits_for_room || state.rests_for_room_in(&topic)) {
+        if only_if_room && (!state.line.has_room(record.size()) || state.rests_for_room_in(&topic)) {
             return Err(record);
         }
         let (promise, op) = Op::pending(|| Err(PublishError::Closed));
+        self.add(state, topic, record, Reply::Op(promise), false);
+        Ok(op)
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        topic: Arc<str>,
+        record: Arc<Record>,
+        reply: Reply,
+        keeps_place: bool,
+    ) {
+        let bytes = record.size();
+        let waits_for_room = !state.line.has_room(bytes);
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(true, Ordering::Relaxed);
         let order = record.key.clone().map(|key| (topic.clone(), key));
         let mut out = Vec::new();
-        let id = state.line.offer(Offer { order, bytes: record.size() }, &mut out);
-        state.publishes.insert(id, Publish { topic, record, promise, waits_for_room, room_seen: 0 });
+        let id = state.line.offer(Offer { order, bytes, keeps_place }, &mut out);
+        let since = self.clock.now();
+        let publish =
+            Publish { topic, record, reply, waits_for_room, keeps_place, since, error: None, room_seen: 0 };
+        state.publishes.insert(id, publish);
         state.sweep();
+        // A broker in this process answers at once, or with a fault that starts the thread.
+        let needs_watch = self.broker.is_remote() && !std::mem::replace(&mut state.is_watched, true);
         self.carry_out(state, out);
-        Ok(op)
+        if needs_watch {
+            self.wake_thread();
+        }
     }
 
     /// Carries out what the line says, and lets go of the lock for each call to the broker. One thread sends at a
     /// time, so that the order of the line is the order of the calls.
     fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, out: Vec<Do>) {
-        let mut completed = Vec::new();
-        for command in out {
+        let (mut completed, mut unread) = (Vec::new(), Vec::new());
+        let mut commands = VecDeque::from(out);
+        while let Some(command) = commands.pop_front() {
             match command {
                 Do::Send(id) => state.outbox.push_back(id),
-                // After a close there is nobody to tell.
                 Do::Complete(id, result) => {
-                    completed.extend(state.publishes.remove(&id).map(|publish| (publish, result)));
+                    // After a close there is nobody to tell.
+                    let Some(publish) = state.publishes.remove(&id) else { continue };
+                    let Publish { topic, record, reply, keeps_place, .. } = publish;
+                    let result = self.result(topic.clone(), result);
+                    match reply {
+                        Reply::Op(promise) => completed.push((promise, result)),
+                        // Withdrawn before it was sent: nobody wants to know.
+                        Reply::Outcomes(Some(_)) => {}
+                        Reply::Outcomes(None) => {
+                            let outcome = Outcome { topic, key: record.key.clone(), result };
+                            if keeps_place && state.unread.readers > 0 {
+                                state.unread.queue.push_back(outcome);
+                                continue;
+                            }
+                            unread.push(outcome);
+                        }
+                    }
+                    if keeps_place {
+                        let mut more = Vec::new();
+                        state.give_back_places(1, &mut more);
+                        commands.extend(more);
+                    }
                 }
             }
         }
+        let readers = if state.unread.queue.is_empty() { Vec::new() } else { state.unread.take_wakers() };
         let flushed = state.flushed();
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(!state.line.is_empty(), Ordering::Relaxed);
@@ -417,9 +395,9 @@ impl Inner {
             state.is_sending = true;
         }
         drop(state);
-        for (publish, result) in completed {
-            self.complete(publish, result);
-        }
+        unread.iter().for_each(tell_of_failure);
+        completed.into_iter().for_each(|(promise, result)| promise.complete(result));
+        readers.into_iter().for_each(wake_foreign);
         flushed.into_iter().for_each(|promise| promise.complete(()));
         if is_closing {
             self.wake_thread();
@@ -440,28 +418,31 @@ impl Inner {
             // ORDERING: Acquire pairs with the Release of the wake for room: one that came before is not counted.
             let room_seen = self.room.load(Ordering::Acquire);
             let Some(publish) = state.publishes.get_mut(&id) else { continue };
-            if std::mem::take(&mut publish.waits_for_room) && publish.promise.is_detached() {
+            if std::mem::take(&mut publish.waits_for_room) && publish.reply.is_detached() {
                 drop(state);
                 self.answered(id, Err(PublishFault::Permanent("withdrawn before it was sent".to_owned())));
                 continue;
             }
             publish.room_seen = room_seen;
+            let taken = if let Reply::Outcomes(taken) = &mut publish.reply { taken.take() } else { None };
             let (topic, record) = (publish.topic.clone(), publish.record.clone());
             drop(state);
+            if let Some(taken) = taken {
+                taken.complete(Ok(()));
+            }
             self.broker.publish(&topic, record, Box::new(Answer { inner: self.clone(), id }));
         }
     }
 
-    fn complete(&self, publish: Publish, result: Result<Stored, String>) {
-        let Publish { topic, promise, .. } = publish;
-        promise.complete(match result {
+    fn result(&self, topic: Arc<str>, result: Result<Stored, String>) -> Result<Receipt, PublishError> {
+        match result {
             Ok(stored) => {
                 // ORDERING: Relaxed; a counter.
                 self.published.fetch_add(1, Ordering::Relaxed);
                 Ok(Receipt { topic, stored })
             }
             Err(reason) => Err(PublishError::Refused { topic: topic.to_string(), reason }),
-        });
+        }
     }
 
     fn answered(self: &Arc<Self>, id: Id, answer: Result<Stored, PublishFault>) {
@@ -473,8 +454,8 @@ impl Inner {
         let fault =
             if let Err(PublishFault::Transient(fault)) = &answer { Some(fault.clone()) } else { None };
         let retries = state.line.answered(id, answer, now, unit, &mut out);
-        let publish = state.publishes.get(&id);
-        if let (Some(tries), Some(publish)) = (retries, publish) {
+        let publish = state.publishes.get_mut(&id);
+        if let (Some(tries), Some(publish)) = (retries, &publish) {
             // ORDERING: Relaxed; a counter.
             self.retried.fetch_add(1, Ordering::Relaxed);
             if tries.is_power_of_two() {
@@ -483,13 +464,16 @@ impl Inner {
                     topic = &*publish.topic,
                     key = key.as_deref(),
                     tries,
-                    error = fault,
+                    error = fault.as_deref(),
                     "a record could not be published; it is tried again until the broker answers, and later ones of \
                      its key wait"
                 );
             }
         }
-        let room_seen = publish.map(|publish| publish.room_seen);
+        let room_seen = publish.map(|publish| {
+            publish.error = if is_full { Some(PublishFault::Full.to_string()) } else { fault };
+            publish.room_seen
+        });
         // ORDERING: Acquire pairs with the Release of the wake for room.
         if is_full && room_seen.is_some_and(|seen| self.room.load(Ordering::Acquire) != seen) {
             state.line.room_came(&mut out);
@@ -499,6 +483,11 @@ impl Inner {
         if needs_thread {
             self.wake_thread();
         }
+    }
+
+    fn retried(&self) -> u64 {
+        // ORDERING: Relaxed; a counter.
+        self.retried.load(Ordering::Relaxed)
     }
 
     /// Whether there is, or will be, a thread that tries again.
@@ -527,14 +516,18 @@ impl Inner {
     }
 
     /// One turn of the thread; it ends when the publisher is closed.
-    fn turn(self: &Arc<Self>, full: &mut FullTopics) -> ControlFlow<(), Option<Instant>> {
+    fn turn(
+        self: &Arc<Self>,
+        full: &mut FullTopics,
+        telling: &mut Telling,
+    ) -> ControlFlow<(), Option<Instant>> {
         let now = self.clock.now();
         let mut out = Vec::new();
         let mut state = self.state.lock();
         state.line.due(now, &mut out);
         // ORDERING: Acquire pairs with the Release of the wake for room.
         let room = self.room.load(Ordering::Acquire);
-        state.tell_of_full_topics(now, full);
+        let tell_at = state.tell_of_trouble(now, telling);
         if !state.line.rests_for_room() {
             full.poll_at = None;
         } else if room != full.room_seen || full.poll_at.is_some_and(|at| now >= at) {
@@ -548,20 +541,40 @@ impl Inner {
             state.closing.as_ref().is_some_and(|closing| state.publishes.is_empty() || now >= closing.until);
         if is_over && let Some(closing) = state.closing.take() {
             let left = std::mem::take(&mut state.publishes);
+            let count = left.len() as u64;
+            state.is_over = true;
+            let mut waiting = Vec::new();
+            for publish in left.into_values() {
+                match publish.reply {
+                    Reply::Op(promise) => waiting.push(promise),
+                    Reply::Outcomes(Some(taken)) => taken.complete(Err(PublishError::Closed)),
+                    Reply::Outcomes(None) => {
+                        let (topic, key) = (publish.topic, publish.record.key.clone());
+                        let outcome = Outcome { topic, key, result: Err(PublishError::Closed) };
+                        if state.unread.readers > 0 {
+                            state.unread.queue.push_back(outcome);
+                        } else {
+                            tell_of_failure(&outcome);
+                        }
+                    }
+                }
+            }
+            let readers = state.unread.take_wakers();
             let flushes = std::mem::take(&mut state.flushes);
             state.line.withdraw_where(|_| true);
             state.outbox.clear();
             // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
             self.has_thread.store(false, Ordering::Relaxed);
             drop(state);
-            let count = left.len() as u64;
-            left.into_values().for_each(|publish| publish.promise.complete(Err(PublishError::Closed)));
+            readers.into_iter().for_each(wake_foreign);
+            waiting.into_iter().for_each(|promise| promise.complete(Err(PublishError::Closed)));
             flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
             closing.promises.into_iter().for_each(|promise| promise.complete(count));
             return ControlFlow::Break(());
         }
         let closing = state.closing.as_ref().map(|closing| closing.until);
-        let until = [state.line.next_due(), full.poll_at, closing].into_iter().flatten().min();
+        let until = [state.line.next_due(), full.poll_at, closing, tell_at].into_iter().flatten().min();
+        state.is_watched = until.is_some();
         self.carry_out(state, out);
         ControlFlow::Continue(until)
     }
@@ -587,17 +600,14 @@ impl Drop for Inner {
 struct FullTopics {
     room_seen: u64,
     poll_at: Option<Instant>,
-    /// Since when some topic has been full.
-    since: Option<Instant>,
-    tell_after: Duration,
 }
 
 /// The thread that tries again.
 fn run(inner: Arc<Inner>, listening: Registration) {
     let parker = Parker::new();
     // No number of wakes: room that came before this thread was told of it is looked for in the first turn.
-    let mut full =
-        FullTopics { room_seen: u64::MAX, poll_at: None, since: None, tell_after: TELL_OF_FULL_AFTER };
+    let mut full = FullTopics { room_seen: u64::MAX, poll_at: None };
+    let mut telling = Telling::default();
     let mut clock = None;
     let publisher = Arc::downgrade(&inner);
     let mut kept = Some(inner);
@@ -605,7 +615,7 @@ fn run(inner: Arc<Inner>, listening: Registration) {
         inner.thread.get_or_init(|| parker.waker().clone());
         clock.get_or_insert_with(|| inner.clock.register(parker.waker().clone()));
         let is_manual = inner.clock.is_manual();
-        let ControlFlow::Continue(until) = inner.turn(&mut full) else { break };
+        let ControlFlow::Continue(until) = inner.turn(&mut full, &mut telling) else { break };
         // What rests is under way, and dropping a bus ends nothing: it is sent again although nobody has the bus.
         kept = until.map(|_| inner);
         parker.park_until(if is_manual { None } else { until });
@@ -627,30 +637,6 @@ impl State {
         over.into_iter().map(|(_, promise)| promise).collect()
     }
 
-    /// Says which topic has been full, and for how long: after 1, 2, 4, ... seconds.
-    fn tell_of_full_topics(&self, now: Instant, full: &mut FullTopics) {
-        let mut resting = self.line.resting_for_room().filter_map(|id| self.publishes.get(&id));
-        let Some(first) = resting.next() else {
-            full.since = None;
-            return;
-        };
-        let since = *full.since.get_or_insert_with(|| {
-            full.tell_after = TELL_OF_FULL_AFTER;
-            now
-        });
-        let age = now.saturating_duration_since(since);
-        if age >= full.tell_after {
-            full.tell_after = age.saturating_mul(2);
-            tracing::warn!(
-                topic = &*first.topic,
-                key = first.record.key.as_deref().map(String::from_utf8_lossy).as_deref(),
-                ?age,
-                publishes = 1 + resting.count(),
-                "publishes wait because their topic is full; room comes when its groups settle records"
-            );
-        }
-    }
-
     /// Whether this topic was full when it was last tried.
     fn rests_for_room_in(&self, topic: &str) -> bool {
         self.line
@@ -666,7 +652,7 @@ impl State {
         }
         let publishes = &mut self.publishes;
         self.line.withdraw_where(|id| {
-            let is_unwanted = publishes[&id].promise.is_detached();
+            let is_unwanted = publishes[&id].reply.is_detached();
             if is_unwanted {
                 publishes.remove(&id);
             }

@@ -299,6 +299,23 @@ impl<K> SubscriptionBuilder<K> {
     }
 
     /// How far, in records, a partition may be delivered beyond its first unsettled record. Default: 100,000.
+    ///
+    /// ```
+    /// # use keylane::{Envelope, HandlerError};
+    /// # let bus = keylane::connect("memory:?topics=orders&partitions=1").wait()?;
+    /// let orders = bus.subscribe_envelopes("orders").group("billing").watermark_distance(10).handle(|event| {
+    ///     if event.offset() == 0 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+    /// })?;
+    /// orders.ready().wait()?;
+    /// for n in 0..100 {
+    ///     bus.publish("orders", Envelope::new(format!("order-{n}"), "order.paid", 1, "995")?).wait()?;
+    /// }
+    /// while orders.health().is_healthy() || orders.stats().succeeded == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(orders.stats().succeeded <= 10, "it waits for the first one");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn watermark_distance(mut self, records: usize) -> Self {
         self.settings.watermark_distance = records;
         self
@@ -323,12 +340,50 @@ impl<K> SubscriptionBuilder<K> {
     }
 
     /// How long what runs may take to end when a partition moves to another member. Default: 10 s.
+    ///
+    /// ```
+    /// # use keylane::Record;
+    /// # use std::time::Duration;
+    /// # let bus = keylane::connect("memory:?topics=orders&partitions=1").wait()?;
+    /// let limit = Duration::from_millis(10);
+    /// let slow = bus.subscribe("orders").group("billing").drain_timeout(limit).handle_async(|_| {
+    ///     std::future::pending() // a call that is never answered
+    /// })?;
+    /// bus.publish("orders", Record::new("paid")).wait()?;
+    /// while slow.stats().in_flight == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// let quick = [(); 2].map(|()| bus.subscribe("orders").group("billing").handle(|_| Ok(())));
+    /// # let quick = quick.into_iter().collect::<Result<Vec<_>, _>>()?;
+    /// slow.drain(limit).wait();
+    /// while quick.iter().all(|quick| quick.stats().succeeded == 0) {
+    ///     std::thread::yield_now();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.settings.drain_timeout = limit;
         self
     }
 
     /// How often the position is committed. Default: at each turn where that is no round trip (memory), else 200 ms.
+    ///
+    /// ```
+    /// # use keylane::{Config, Record, memory::MemoryBroker};
+    /// # use std::time::Duration;
+    /// # let broker = MemoryBroker::builder().topic_with("orders", 1).build();
+    /// # let bus = broker.connect(Config::default())?;
+    /// let rarely = Duration::from_secs(3_600);
+    /// let orders = bus.subscribe("orders").group("billing").commit_interval(rarely).handle(|_| Ok(()))?;
+    /// bus.publish("orders", Record::new("paid")).wait()?;
+    /// while orders.stats().succeeded == 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![0]), "a crash would repeat it");
+    /// orders.drain(Duration::from_secs(10)).wait();
+    /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![1]), "a drain commits");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.settings.commit_interval = Some(interval);
         self
@@ -382,7 +437,17 @@ impl<K> SubscriptionBuilder<K> {
         self
     }
 
-    /// What an idle worker does before it parks.
+    /// What an idle worker does before it parks. Default: [`Idle::Adaptive`].
+    ///
+    /// ```
+    /// use keylane::pool::Idle;
+    ///
+    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// // On a machine that others share: no look more than is needed.
+    /// let orders = bus.subscribe("orders").group("billing").idle(Idle::Park).handle(|_| Ok(()))?;
+    /// orders.ready().wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn idle(mut self, idle: Idle) -> Self {
         self.settings.idle = idle;
         self

@@ -151,6 +151,8 @@ const FETCH: usize = 512;
 const SHARED_BY: usize = 32;
 /// How often the intake looks for handlers that hang and problems that last, while there is something in flight.
 const TICK: Duration = Duration::from_secs(1);
+/// Problems that a log line each is written of at a time.
+const SAID: usize = 8;
 /// After an error of the broker, the next try.
 const BROKER_RETRY: Duration = Duration::from_millis(100);
 
@@ -942,7 +944,8 @@ impl<I: Invoke> Intake<I> {
             let after = now.saturating_duration_since(known.since);
             tracing::info!(?after, "the broker answers again");
         }
-        if !std::mem::replace(&mut self.is_ready, true) {
+        if !self.is_ready && self.setup.consumer.has_joined() {
+            self.is_ready = true;
             self.set_status(self.undrained_status());
             self.setup.commands.joined();
         }
@@ -965,15 +968,15 @@ impl<I: Invoke> Intake<I> {
         });
         let since = self.full_since.unwrap_or(now);
         *shared.window_full.lock() = oldest.flatten().map(|what| Since { what, since });
-        let problems = shared.health().problems;
-        if problems.is_empty() {
+        let (problems, total) = shared.problems(SAID);
+        if total == 0 {
             self.ticks_with_problems = 0;
             return;
         }
         self.ticks_with_problems += 1;
         if self.ticks_with_problems.is_power_of_two() || self.ticks_with_problems.is_multiple_of(60) {
-            for problem in problems.iter().take(8) {
-                tracing::warn!(%problem, group = &*shared.group, problems = problems.len(), "progress is held up");
+            for problem in problems.iter().take(SAID) {
+                tracing::warn!(%problem, group = &*shared.group, problems = total, "progress is held up");
             }
         }
     }

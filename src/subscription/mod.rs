@@ -225,7 +225,8 @@ impl Subscription {
         held
     }
 
-    /// Attempts a held record again, now. The answer says whether it was still held.
+    /// Attempts a held record again, now. The answer says whether it was still held. Asked by a handler of this
+    /// subscription, it is what is known at the call: the handler can't wait for its own worker.
     ///
     /// ```
     /// # use keylane::{Envelope, HandlerError};
@@ -249,8 +250,8 @@ impl Subscription {
         self.core.release_held(held, Next::Attempt)
     }
 
-    /// Gives a held record up: it is settled without success, and its key goes on. The answer says whether it was
-    /// still held.
+    /// Gives a held record up: it is settled without success, and its key goes on. The answer is that of
+    /// [`retry_held`](Self::retry_held).
     ///
     /// ```
     /// # use keylane::{Envelope, HandlerError};
@@ -274,7 +275,7 @@ impl Subscription {
     }
 
     /// Sends a held record to a dead-letter topic; its key goes on when the broker has acknowledged it there. The
-    /// answer says whether it was still held.
+    /// answer is that of [`retry_held`](Self::retry_held).
     ///
     /// # Errors
     /// When the topic's name is not valid or the topic does not exist.
@@ -391,7 +392,12 @@ impl Core {
 
     fn release_held(&self, held: &Held, next: Next) -> Op<bool> {
         let (token, shared) = (held.token, self.shared.clone());
-        let (promise, op) = Op::pending(|| false);
+        let (promise, mut op) = Op::pending(|| false);
+        if self.pool.is_running_here() {
+            // Its worker is busy with the handler that asks, and whoever waited for it would wait for ever.
+            let is_held = shared.failing.lock().get(&token).is_some_and(|failing| failing.is_held);
+            op = Op::ready(is_held);
+        }
         // One worker finds the record and answers; if none does, the promise is dropped and the answer is no.
         let promise = Mutex::new(Some(promise));
         drop(self.pool.visit(move |waiting, _| {

@@ -129,6 +129,11 @@ impl Shared {
     }
 
     pub(crate) fn health(&self) -> Health {
+        Health { status: self.status.lock().clone(), problems: self.problems(usize::MAX).0 }
+    }
+
+    /// The problems, the records among them at most `most`: those that are held first. And how many there are in all.
+    pub(crate) fn problems(&self, most: usize) -> (Vec<Problem>, usize) {
         let now = self.clock.now();
         let age = |since: Instant| now.saturating_duration_since(since);
         let mut problems = Vec::new();
@@ -145,9 +150,12 @@ impl Shared {
                 problems.push(Problem::Hung { place: event.place(), age: age(*since) });
             }
         }
-        let mut failing: Vec<_> = self.failing.lock().values().cloned().collect();
-        failing.sort_unstable_by(|a, b| (b.is_held, &a.place).cmp(&(a.is_held, &b.place)));
-        problems.extend(failing.into_iter().map(|Failing { place, error, attempts, since, is_held }| {
+        let failing = self.failing.lock();
+        let total = problems.len() + failing.len();
+        let mut records: Vec<&Failing> = failing.values().collect();
+        records.sort_unstable_by(|a, b| (b.is_held, &a.place).cmp(&(a.is_held, &b.place)));
+        problems.extend(records.into_iter().take(most).map(|failing| {
+            let Failing { place, error, attempts, since, is_held } = failing.clone();
             let age = age(since);
             if is_held {
                 Problem::Held { place, error, age }
@@ -155,7 +163,7 @@ impl Shared {
                 Problem::Failing { place, error, attempts, age }
             }
         }));
-        Health { status: self.status.lock().clone(), problems }
+        (problems, total)
     }
 
     /// The records whose blocking handlers run just now.

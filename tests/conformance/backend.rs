@@ -20,6 +20,11 @@ pub trait Backend: Sync {
     /// Brokers with the empty [`TOPICS`], of so many partitions each.
     fn cluster(&self, partitions: u32) -> Box<dyn Cluster>;
 
+    /// Whether the members of a group share a topic. Where not, one has all of it and the others stand by.
+    fn shares_topics(&self) -> bool {
+        true
+    }
+
     /// The last word on how a subscription is started.
     fn envelopes(&self, builder: SubscriptionBuilder<Envelopes>) -> SubscriptionBuilder<Envelopes> {
         builder
@@ -57,7 +62,17 @@ pub trait Backend: Sync {
 pub trait Cluster: Send + Sync {
     /// A bus as another process would have it.
     fn connect(&self, tune: &dyn Fn(&mut Config)) -> Bus;
-    /// Lets the next publishes into the topic fail in a way that passes.
+    /// What one of [`TOPICS`] is called on it.
+    fn topic(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// The offset of a partition's first record.
+    fn first_offset(&self) -> u64 {
+        0
+    }
+
+    /// Lets the next publishes into one of [`TOPICS`] fail in a way that passes: `usize::MAX` all, 0 none any more.
     fn fail_next_publishes(&self, topic: &str, n: usize);
     fn set_reachable(&self, is_reachable: bool);
 }
@@ -239,6 +254,14 @@ impl Cluster for Unstoppable {
     }
 
     fn set_reachable(&self, _: bool) {}
+
+    fn topic(&self, name: &str) -> String {
+        self.0.topic(name)
+    }
+
+    fn first_offset(&self) -> u64 {
+        self.0.first_offset()
+    }
 }
 
 /// Waits for the broker's answer to a publish.

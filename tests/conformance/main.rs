@@ -16,12 +16,16 @@ mod p5_bounded;
 mod p6_panics;
 mod p7_visible;
 mod p8_close;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+mod remote;
 
 /// Each line: the name, the check, the fault that it catches.
 macro_rules! promises {
     ($($name:ident: $check:path, $fault:ident;)*) => {
         $(mod $name {
             use crate::backend::{Backend, Check, Fault, Memory, Planted};
+            #[cfg(any(feature = "kafka", feature = "nats"))]
+            use crate::remote;
 
             const CHECK: Check = $check;
 
@@ -35,6 +39,18 @@ macro_rules! promises {
             #[test]
             fn memory() {
                 holds_on(&Memory);
+            }
+
+            #[cfg(feature = "kafka")]
+            #[test]
+            fn kafka() {
+                holds_on(&remote::Kafka);
+            }
+
+            #[cfg(feature = "nats")]
+            #[test]
+            fn nats() {
+                holds_on(&remote::Nats);
             }
 
             #[test]

@@ -69,9 +69,10 @@ pub fn through_failures(backend: &dyn Backend) -> Checked {
             let cluster = backend.cluster(3);
             let bus = cluster.connect(&|_| {});
             let book = Arc::new(Book::default());
-            let builder = bus.subscribe_envelopes("orders").group("p1").workers(workers).retry(QUICK);
+            let builder =
+                bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(workers).retry(QUICK);
             let subscription = backend.start_envelopes(builder, kind, booked(&book, misbehave))?;
-            publish(backend, &bus, "orders", 0..40)?;
+            publish(backend, &bus, &cluster.topic("orders"), 0..40)?;
             let all = 40 * KEYS;
             eventually(&format!("{kind:?} on {workers} workers handled all of {all}"), || {
                 book.over() == all || book.has_violation()
@@ -106,10 +107,14 @@ pub fn over_several_topics(backend: &dyn Backend) -> Checked {
             Ok(())
         }
     });
-    let builder = bus.subscribe_envelopes("orders").topic("payments").group("p1").workers(4);
+    let builder = bus
+        .subscribe_envelopes(cluster.topic("orders"))
+        .topic(cluster.topic("payments"))
+        .group("p1")
+        .workers(4);
     let _subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
-    publish(backend, &bus, "orders", 0..20)?;
-    publish(backend, &bus, "payments", 0..20)?;
+    publish(backend, &bus, &cluster.topic("orders"), 0..20)?;
+    publish(backend, &bus, &cluster.topic("payments"), 0..20)?;
     eventually("both topics were handled", || handled.load(Ordering::Relaxed) == 40 * KEYS)?;
     let most = most.load(Ordering::Relaxed);
     ensure!(most == 1, "{most} handlers of one key ran at once");
@@ -123,11 +128,11 @@ pub fn behind_a_dead_letter(backend: &dyn Backend) -> Checked {
         let next_started = Gate::default();
         let started = next_started.clone();
         let builder = bus
-            .subscribe_envelopes("orders")
+            .subscribe_envelopes(cluster.topic("orders"))
             .group("p1")
             .workers(2)
             .retry(QUICK.attempts(2))
-            .then(DeadLetter::to("orders.dead"));
+            .then(DeadLetter::to(cluster.topic("orders.dead")));
         let handler: Behaviour = Arc::new(move |event| {
             if number(event) == 0 {
                 return Err("planted".into());
@@ -139,7 +144,7 @@ pub fn behind_a_dead_letter(backend: &dyn Backend) -> Checked {
         cluster.fail_next_publishes("orders.dead", usize::MAX);
         let subscription = backend.start_envelopes(builder, kind, handler)?;
         for n in 0..2 {
-            backend.publish(&bus, "orders", numbered("a", n).into())()?;
+            backend.publish(&bus, &cluster.topic("orders"), numbered("a", n).into())()?;
         }
         eventually("the dead letter is being written", || {
             let stats = subscription.stats();
@@ -160,7 +165,7 @@ fn member(
     kind: Kind,
 ) -> Result<(Bus, Subscription), String> {
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes("orders").group("p1").workers(2).retry(QUICK);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(2).retry(QUICK);
     let builder = builder.drain_timeout(Duration::from_secs(5)).in_flight_records(64);
     let subscription = backend.start_envelopes(builder, kind, booked(book, misbehave))?;
     Ok((bus, subscription))
@@ -174,7 +179,7 @@ pub fn through_rebalances(backend: &dyn Backend) -> Checked {
         let mut members = vec![first];
         let mut published = 0;
         for turn in 0..6 {
-            publish(backend, &bus, "orders", published..published + 15)?;
+            publish(backend, &bus, &cluster.topic("orders"), published..published + 15)?;
             published += 15;
             if turn % 2 == 0 {
                 members.push(member(backend, &*cluster, &book, kind)?.1);
@@ -198,7 +203,7 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
         let cluster = backend.cluster(3);
         let bus = cluster.connect(&|_| {});
         let book = Arc::new(Book::default());
-        publish(backend, &bus, "orders", 0..40)?;
+        publish(backend, &bus, &cluster.topic("orders"), 0..40)?;
         let all = 40 * KEYS;
         for crash in 1.. {
             let noted = book.clone();
@@ -207,7 +212,8 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
                 noted.effect(event.aggregate_id().expect("it has one"), number(event));
                 Ok(())
             });
-            let builder = bus.subscribe_envelopes("orders").group("p1").workers(2).retry(QUICK);
+            let builder =
+                bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(2).retry(QUICK);
             let subscription = backend.start_envelopes(builder.in_flight_records(64), kind, handler)?;
             let goal = (crash * all / 5).min(all);
             eventually("it went on after a crash", || book.over() >= goal || book.has_violation())?;
@@ -231,10 +237,10 @@ pub fn of_publishes(backend: &dyn Backend) -> Checked {
             noted.effect(event.aggregate_id().expect("it has one"), number(event));
             Ok(())
         });
-        let builder = bus.subscribe_envelopes("orders").group("p1").workers(2);
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(2);
         let _subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
         cluster.fail_next_publishes("orders", 3 + round);
-        publish(backend, &bus, "orders", 0..20)?;
+        publish(backend, &bus, &cluster.topic("orders"), 0..20)?;
         eventually("what was published arrived", || book.over() == 20 * KEYS || book.has_violation())?;
         book.verdict()?;
         ensure!(book.repeats() == 0, "a publish that was tried again was stored twice");
@@ -245,7 +251,7 @@ pub fn of_publishes(backend: &dyn Backend) -> Checked {
 pub fn other_subscriptions_go_on(backend: &dyn Backend) -> Checked {
     let cluster = backend.cluster(1);
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes("orders").group("stuck").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("stuck").workers(1);
     let stuck = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Err("planted".into())))?;
     let handled = Arc::new(AtomicU64::new(0));
     let count = handled.clone();
@@ -253,10 +259,10 @@ pub fn other_subscriptions_go_on(backend: &dyn Backend) -> Checked {
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     });
-    let builder = bus.subscribe("orders").group("other").workers(1);
+    let builder = bus.subscribe(cluster.topic("orders")).group("other").workers(1);
     let _other = backend.start_plain(builder, Kind::Shared, handler)?;
     for n in 0..10 {
-        backend.publish(&bus, "orders", numbered("a", n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered("a", n).into())()?;
     }
     eventually("the other subscription handled the key", || handled.load(Ordering::Relaxed) == 10)?;
     eventually("the key waits in the first subscription", || stuck.stats().waiting_keys == 1)

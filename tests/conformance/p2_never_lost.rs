@@ -1,6 +1,6 @@
 //! P2: Envelopes are never lost.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Cluster};
 use crate::ensure;
 use crate::support::{Behaviour, Checked, KINDS, Kind, eventually, number, numbered};
 use keylane::{Bus, DeadLetter, Record, Retry};
@@ -28,9 +28,10 @@ impl Effects {
     }
 }
 
-fn publish(backend: &dyn Backend, bus: &Bus, records: u64) -> Checked {
+fn publish(backend: &dyn Backend, cluster: &dyn Cluster, bus: &Bus, records: u64) -> Checked {
+    let topic = cluster.topic("orders");
     let answers: Vec<_> = (0..records)
-        .map(|n| backend.publish(bus, "orders", numbered(&format!("key-{}", n % 17), n).into()))
+        .map(|n| backend.publish(bus, &topic, numbered(&format!("key-{}", n % 17), n).into()))
         .collect();
     answers.into_iter().try_for_each(|answer| answer())
 }
@@ -40,7 +41,7 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
     for kind in KINDS {
         let cluster = backend.cluster(3);
         let bus = cluster.connect(&|_| {});
-        publish(backend, &bus, RECORDS)?;
+        publish(backend, &*cluster, &bus, RECORDS)?;
         let effects = Arc::new(Effects::default());
         for crash in 1..=4 {
             let noted = effects.clone();
@@ -48,7 +49,8 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
                 noted.note(number(event));
                 Ok(())
             });
-            let builder = bus.subscribe_envelopes("orders").group("p2").workers(2).in_flight_records(32);
+            let builder =
+                bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(2).in_flight_records(32);
             let subscription = backend.start_envelopes(builder, kind, handler)?;
             let goal = RECORDS as usize * crash / 5;
             eventually("it went on after a crash", || effects.distinct() >= goal)?;
@@ -59,7 +61,7 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
             noted.note(number(event));
             Ok(())
         });
-        let builder = bus.subscribe_envelopes("orders").group("p2").workers(2);
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(2);
         let last = backend.start_envelopes(builder, kind, handler)?;
         eventually("all took effect in the end", || effects.distinct() == RECORDS as usize)?;
         eventually("all was settled", || last.stats().in_flight == 0)?;
@@ -81,9 +83,9 @@ pub fn through_failures(backend: &dyn Backend) -> Checked {
             noted.note(number(event));
             Ok(())
         });
-        let builder = bus.subscribe_envelopes("orders").group("p2").workers(2).retry(QUICK);
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(2).retry(QUICK);
         let subscription = backend.start_envelopes(builder, kind, handler)?;
-        publish(backend, &bus, 100)?;
+        publish(backend, &*cluster, &bus, 100)?;
         eventually("all was settled", || {
             let stats = subscription.stats();
             stats.consumed == 100 && stats.in_flight == 0
@@ -111,18 +113,22 @@ pub fn through_failed_dead_letters(backend: &dyn Backend) -> Checked {
         ));
         Ok(())
     });
-    let _watch = crate::support::start(bus.subscribe("orders.dead").group("watch"), Kind::Shared, &watcher)?;
+    let _watch = crate::support::start(
+        bus.subscribe(cluster.topic("orders.dead")).group("watch"),
+        Kind::Shared,
+        &watcher,
+    )?;
     let poisoned: Behaviour = Arc::new(|_| Err("planted poison".into()));
     let builder = bus
-        .subscribe_envelopes("orders")
+        .subscribe_envelopes(cluster.topic("orders"))
         .group("p2")
         .workers(1)
         .retry(QUICK.attempts(3))
-        .then(DeadLetter::to("orders.dead"));
+        .then(DeadLetter::to(cluster.topic("orders.dead")));
     cluster.fail_next_publishes("orders.dead", 2);
     let first = backend.start_envelopes(builder, Kind::Shared, poisoned.clone())?;
     let envelope = numbered("a", 0);
-    backend.publish(&bus, "orders", (&envelope).into())()?;
+    backend.publish(&bus, &cluster.topic("orders"), (&envelope).into())()?;
     eventually("the dead letter was written in the end", || dead.lock().unwrap().len() == 1)?;
     let (key, value, headers) = dead.lock().unwrap()[0].clone();
     let [reason, error, attempts, topic, kind] = headers.map(Option::unwrap_or_default);
@@ -130,13 +136,13 @@ pub fn through_failed_dead_letters(backend: &dyn Backend) -> Checked {
     ensure!(value == Record::from(&envelope).value, "the dead letter's bytes are not the record's");
     ensure!(
         [&*reason, &*error, &*attempts, &*topic, &*kind]
-            == ["error", "planted poison", "3", "orders", "test.numbered"],
+            == ["error", "planted poison", "3", &*cluster.topic("orders"), "test.numbered"],
         "the dead letter says {reason}, {error}, {attempts}, {topic}, {kind}"
     );
     eventually("the record is settled after its dead letter", || first.stats().in_flight == 0)?;
     // A crash while the dead letter can't be written: the record comes again to the next.
     cluster.fail_next_publishes("orders.dead", usize::MAX);
-    backend.publish(&bus, "orders", numbered("a", 1).into())()?;
+    backend.publish(&bus, &cluster.topic("orders"), numbered("a", 1).into())()?;
     eventually("it failed", || first.stats().failed >= 6)?;
     drop(first);
     let handled = Arc::new(Mutex::new(Vec::new()));
@@ -145,8 +151,11 @@ pub fn through_failed_dead_letters(backend: &dyn Backend) -> Checked {
         noted.lock().unwrap().push(number(event));
         Ok(())
     });
-    let _second =
-        backend.start_envelopes(bus.subscribe_envelopes("orders").group("p2"), Kind::Shared, handler)?;
+    let _second = backend.start_envelopes(
+        bus.subscribe_envelopes(cluster.topic("orders")).group("p2"),
+        Kind::Shared,
+        handler,
+    )?;
     eventually("the record came again", || *handled.lock().unwrap() == [1])?;
     ensure!(dead.lock().unwrap().len() == 1, "a dead letter was written that failed");
     Ok(())
@@ -161,19 +170,21 @@ pub fn undecodable(backend: &dyn Backend) -> Checked {
         noted.lock().unwrap().push(number(event));
         Ok(())
     });
-    let builder = bus.subscribe_envelopes("orders").group("p2").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(1);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
-    backend.publish(&bus, "orders", Record::new("{\"event_id\": 7}").with_key("a").into())()?;
+    backend.publish(&bus, &cluster.topic("orders"), Record::new("{\"event_id\": 7}").with_key("a").into())()?;
     for n in 0..2 {
-        backend.publish(&bus, "orders", numbered(["a", "b"][n as usize], n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered(["a", "b"][n as usize], n).into())()?;
     }
     eventually("the other key went on", || calls.lock().unwrap().contains(&1))?;
     eventually("the bytes are held", || subscription.held().len() == 1)?;
     let held = subscription.held().remove(0);
     ensure!(held.error.contains("event_id"), "the error does not name the field: {}", held.error);
     ensure!(!calls.lock().unwrap().contains(&0), "the key went on over the bytes that are held");
-    let moved =
-        subscription.dead_letter_held(&held, "orders.dead").map_err(|error| error.to_string())?.wait();
+    let moved = subscription
+        .dead_letter_held(&held, &cluster.topic("orders.dead"))
+        .map_err(|error| error.to_string())?
+        .wait();
     ensure!(moved, "the operation did not find the held record");
     eventually("the key went on", || calls.lock().unwrap().contains(&0))?;
     Ok(())

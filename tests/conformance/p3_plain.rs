@@ -21,10 +21,13 @@ pub fn never_retried(backend: &dyn Backend) -> Checked {
                 _ => Ok(()),
             }
         });
-        let subscription =
-            backend.start_plain(bus.subscribe("orders").group("p3").workers(1), kind, handler)?;
+        let subscription = backend.start_plain(
+            bus.subscribe(cluster.topic("orders")).group("p3").workers(1),
+            kind,
+            handler,
+        )?;
         for n in 0..4u8 {
-            backend.publish(&bus, "orders", Record::new(vec![n]).with_key("a").into())()?;
+            backend.publish(&bus, &cluster.topic("orders"), Record::new(vec![n]).with_key("a").into())()?;
         }
         eventually("all were settled", || {
             let stats = subscription.stats();
@@ -52,9 +55,9 @@ pub fn at_most_once(backend: &dyn Backend) -> Checked {
             at.pass();
             Ok(())
         });
-        let builder = backend.at_most_once(bus.subscribe("orders").group("p3").workers(1));
+        let builder = backend.at_most_once(bus.subscribe(cluster.topic("orders")).group("p3").workers(1));
         let first = backend.start_plain(builder, kind, handler)?;
-        backend.publish(&bus, "orders", Record::new("lost by the crash").into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), Record::new("lost by the crash").into())()?;
         eventually("the handler runs", || started.load(Ordering::Relaxed) == 1)?;
         drop(first);
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -63,9 +66,9 @@ pub fn at_most_once(backend: &dyn Backend) -> Checked {
             noted.lock().unwrap().push(event.value().to_vec());
             Ok(())
         });
-        let builder = backend.at_most_once(bus.subscribe("orders").group("p3").workers(1));
+        let builder = backend.at_most_once(bus.subscribe(cluster.topic("orders")).group("p3").workers(1));
         let second = backend.start_plain(builder, Kind::Shared, handler)?;
-        backend.publish(&bus, "orders", Record::new("next").into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), Record::new("next").into())()?;
         eventually("the next record arrived", || second.stats().succeeded >= 1)?;
         eventually("nothing is under way", || second.stats().in_flight == 0)?;
         gate.open();

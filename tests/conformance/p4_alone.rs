@@ -40,19 +40,19 @@ fn waiting(backend: &dyn Backend, bad: Bad, kind: Kind, workers: usize) -> Check
     });
     let slowly =
         Retry::exponential(Duration::from_secs(60)..Duration::from_secs(61)).jitter(keylane::Jitter::None);
-    let builder = bus.subscribe_envelopes("orders").group("p4").workers(workers);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p4").workers(workers);
     let builder = match bad {
         Bad::Retried => builder.retry(slowly),
         Bad::Held => builder.retry(Retry::none()).then(Then::Hold),
         Bad::DeadLetterUnderWay => {
             cluster.fail_next_publishes("orders.dead", usize::MAX);
-            builder.retry(Retry::none()).then(DeadLetter::to("orders.dead"))
+            builder.retry(Retry::none()).then(DeadLetter::to(cluster.topic("orders.dead")))
         }
     };
     let subscription = backend.start_envelopes(builder, kind, handler)?;
     for n in 0..20 {
-        backend.publish(&bus, "orders", numbered("bad", n).into())()?;
-        backend.publish(&bus, "orders", numbered(&format!("good-{}", n % 5), n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered("bad", n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered(&format!("good-{}", n % 5), n).into())()?;
     }
     let good = || seen.lock().unwrap().iter().filter(|(key, _)| key != "bad").count();
     eventually(
@@ -72,7 +72,7 @@ fn pending_future(backend: &dyn Backend) -> Checked {
     let bus = cluster.connect(&|_| {});
     let (good, late) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counts = (good.clone(), late.clone());
-    let builder = backend.envelopes(bus.subscribe_envelopes("orders").group("p4").workers(1));
+    let builder = backend.envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group("p4").workers(1));
     let subscription = builder
         .deadline(Duration::from_millis(300))
         .retry(Retry::none())
@@ -90,8 +90,8 @@ fn pending_future(backend: &dyn Backend) -> Checked {
         })
         .map_err(|error| error.to_string())?;
     for n in 0..20 {
-        backend.publish(&bus, "orders", numbered("bad", n).into())()?;
-        backend.publish(&bus, "orders", numbered(&format!("good-{}", n % 5), n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered("bad", n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered(&format!("good-{}", n % 5), n).into())()?;
     }
     eventually("the others went on beside a future that is pending", || good.load(Ordering::Relaxed) == 20)?;
     eventually("the deadline ended the future", || subscription.held().len() == 1)?;

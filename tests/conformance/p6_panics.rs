@@ -19,17 +19,20 @@ pub fn is_an_error(backend: &dyn Backend) -> Checked {
             kept.lock().unwrap().push((header("keylane-reason"), header("keylane-error")));
             Ok(())
         });
-        let _watch =
-            crate::support::start(bus.subscribe("orders.dead").group("watch"), Kind::Shared, &watcher)?;
+        let _watch = crate::support::start(
+            bus.subscribe(cluster.topic("orders.dead")).group("watch"),
+            Kind::Shared,
+            &watcher,
+        )?;
         let handler: Behaviour = Arc::new(|event| match number(event) {
             0 => panic!("planted number {}", 0),
             _ => Ok(()),
         });
-        let builder = bus.subscribe_envelopes("orders").group("p6").workers(1);
-        let builder = builder.retry(Retry::none()).then(DeadLetter::to("orders.dead"));
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p6").workers(1);
+        let builder = builder.retry(Retry::none()).then(DeadLetter::to(cluster.topic("orders.dead")));
         let subscription = backend.start_envelopes(builder, kind, handler)?;
         for n in 0..5 {
-            backend.publish(&bus, "orders", numbered("a", n).into())()?;
+            backend.publish(&bus, &cluster.topic("orders"), numbered("a", n).into())()?;
         }
         eventually("the worker went on", || subscription.stats().succeeded >= 4)?;
         eventually("the panic became a dead letter", || {
@@ -49,7 +52,7 @@ pub fn made_anew(backend: &dyn Backend) -> Checked {
     let made = Arc::new(AtomicU64::new(0));
     let states = Arc::new(Mutex::new(Vec::new()));
     let (count, log) = (made.clone(), states.clone());
-    let builder = backend.envelopes(bus.subscribe_envelopes("orders").group("p6").workers(1));
+    let builder = backend.envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group("p6").workers(1));
     // Each handler counts for itself: after a panic the count begins again.
     let caught = backend.handler(Arc::new(|event: &Event| match number(event) {
         2 => panic!("planted"),
@@ -71,7 +74,7 @@ pub fn made_anew(backend: &dyn Backend) -> Checked {
         })
         .map_err(|error| error.to_string())?;
     for n in 0..5 {
-        backend.publish(&bus, "orders", numbered("a", n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered("a", n).into())()?;
     }
     eventually("all were over", || {
         let stats = subscription.stats();

@@ -29,6 +29,7 @@ pub fn held(backend: &dyn Backend) -> Checked {
     capture_log();
     let key = own_key("held");
     let cluster = backend.cluster(1);
+    let (topic, first) = (cluster.topic("orders"), cluster.first_offset());
     let bus = cluster.connect(&|_| {});
     let attempts = Arc::new(AtomicU64::new(0));
     let count = attempts.clone();
@@ -36,21 +37,23 @@ pub fn held(backend: &dyn Backend) -> Checked {
         0 => Err("planted trouble".into()),
         _ => Ok(()),
     });
-    let builder = bus.subscribe_envelopes("orders").group("p7").retry(Retry::none()).then(Then::Hold);
+    let builder =
+        bus.subscribe_envelopes(cluster.topic("orders")).group("p7").retry(Retry::none()).then(Then::Hold);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
-    backend.publish(&bus, "orders", numbered(&key, 0).into())()?;
+    backend.publish(&bus, &cluster.topic("orders"), numbered(&key, 0).into())()?;
     eventually("the held key shows in health", || {
         shows(&subscription, |problem| match problem {
             Problem::Held { place, error, .. } => {
                 (&*place.topic, place.partition, place.offset, place.key.as_deref())
-                    == ("orders", 0, 0, Some(&*key))
+                    == (&*topic, 0, first, Some(&*key))
                     && error == "planted trouble"
             }
             _ => false,
         })
     })?;
     ensure!(subscription.stats().waiting_keys == 1, "the gauge says that no key waits");
-    is_logged_again(&["progress is held up", "offset 0", "`orders`/0", &key, "planted trouble"])?;
+    let (offset, partition) = (format!("offset {first} "), format!("`{topic}`/0"));
+    is_logged_again(&["progress is held up", &offset, &partition, &key, "planted trouble"])?;
     let held = subscription.held().remove(0);
     ensure!(subscription.retry_held(&held).wait(), "the operation did not find the held record");
     eventually("it is healthy after the operator's retry", || subscription.health().is_healthy())?;
@@ -71,14 +74,17 @@ pub fn full_window(backend: &dyn Backend) -> Checked {
         }
         Ok(())
     });
-    let builder = bus.subscribe_envelopes("orders").group("p7").workers(1).in_flight_records(3);
+    let builder =
+        bus.subscribe_envelopes(cluster.topic("orders")).group("p7").workers(1).in_flight_records(3);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     for n in 0..10 {
-        backend.publish(&bus, "orders", numbered(&key, n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered(&key, n).into())()?;
     }
     let full = eventually("the full window shows in health", || {
         shows(&subscription, |problem| match problem {
-            Problem::WindowFull { place, .. } => place.offset == 0 && place.key.as_deref() == Some(&key),
+            Problem::WindowFull { place, .. } => {
+                place.offset == cluster.first_offset() && place.key.as_deref() == Some(&key)
+            }
             _ => false,
         })
     })
@@ -94,19 +100,25 @@ pub fn unreachable(backend: &dyn Backend) -> Checked {
     capture_log();
     let cluster = backend.cluster(1);
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes("orders").group("p7-unreachable").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p7-unreachable").workers(1);
     let subscription = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Ok(())))?;
     cluster.set_reachable(false);
-    let publish = bus.publish("orders", numbered("a", 0));
+    let key = own_key("unsent");
+    let publish = bus.publish(&cluster.topic("orders"), numbered(&key, 0));
     eventually("the broker shows in health", || {
         shows(&subscription, |problem| matches!(problem, Problem::Broker { .. }))
     })?;
     is_logged_again(&["progress is held up", "the broker does not answer", "p7-unreachable"])?;
+    is_logged_again(&["publishes wait", &cluster.topic("orders"), &key])?;
     ensure!(!publish.is_done(), "a publish was answered by a broker that does not answer");
+    eventually("the publish shows as a problem", || !bus.publishing().is_healthy())?;
+    let oldest = bus.publishing().oldest.ok_or("nothing is under way")?;
+    ensure!(oldest.key == Some(key), "the oldest publish is said to be {oldest:?}");
     cluster.set_reachable(true);
     publish.wait().map_err(|error| error.to_string())?;
     eventually("it goes on by itself, healthy again", || {
-        subscription.stats().succeeded == 1 && subscription.health().is_healthy()
+        let is_healthy = subscription.health().is_healthy() && bus.publishing().is_healthy();
+        subscription.stats().succeeded == 1 && is_healthy
     })?;
     eventually("the end is logged", || logged(&["the broker answers again"]) > 0)
 }
@@ -122,10 +134,10 @@ pub fn hung(backend: &dyn Backend) -> Checked {
         at.pass();
         Ok(())
     });
-    let builder = bus.subscribe_envelopes("orders").group("p7").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p7").workers(1);
     let builder = builder.hung_after(Duration::from_millis(100));
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
-    backend.publish(&bus, "orders", numbered(&key, 0).into())()?;
+    backend.publish(&bus, &cluster.topic("orders"), numbered(&key, 0).into())()?;
     let found = eventually("the hung handler shows in health with its key and age", || {
         shows(&subscription, |problem| match problem {
             Problem::Hung { place, age } => {

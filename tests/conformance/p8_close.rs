@@ -18,7 +18,7 @@ fn own_group() -> String {
 
 fn no_thread_of(group: &str) -> Checked {
     // A thread that was joined may be listed for a moment.
-    within(Duration::from_secs(1), &format!("no thread of {group} is left"), || {
+    within(Duration::from_secs(5), &format!("no thread of {group} is left"), || {
         threads_named(&format!("keylane-{group}")).is_empty()
     })
 }
@@ -50,23 +50,29 @@ pub fn drain(backend: &dyn Backend) -> Checked {
         });
         let slowly =
             Retry::exponential(Duration::from_secs(60)..Duration::from_secs(61)).jitter(Jitter::None);
-        let builder =
-            bus.subscribe_envelopes("orders").group(&group).workers(1).retry(slowly).then(Then::Hold);
+        let builder = bus
+            .subscribe_envelopes(cluster.topic("orders"))
+            .group(&group)
+            .workers(1)
+            .retry(slowly)
+            .then(Then::Hold);
         let subscription = backend.start_envelopes(builder, kind, handler)?;
         for key in ["retried", "held"] {
             for n in 0..2 {
-                backend.publish(&bus, "orders", numbered(key, n).into())()?;
+                backend.publish(&bus, &cluster.topic("orders"), numbered(key, n).into())()?;
             }
         }
         eventually("two keys wait", || subscription.stats().waiting_keys == 2)?;
         for n in 0..2 {
-            backend.publish(&bus, "orders", numbered("running", n).into())()?;
+            backend.publish(&bus, &cluster.topic("orders"), numbered("running", n).into())()?;
         }
-        eventually("one record runs", || running.load(Ordering::Relaxed) == 1)?;
+        eventually("one record runs and all are delivered", || {
+            running.load(Ordering::Relaxed) == 1 && subscription.stats().in_flight == 6
+        })?;
         let (opener, watched) = (gate.clone(), bus.clone());
         let opening = std::thread::spawn(move || {
             let is_draining = || watched.health().iter().all(|health| health.status == Status::Draining);
-            let began = within(Duration::from_secs(3), "the drain began", is_draining);
+            let began = within(Duration::from_secs(10), "the drain began", is_draining);
             opener.open();
             began
         });
@@ -76,7 +82,7 @@ pub fn drain(backend: &dyn Backend) -> Checked {
         let mut left: Vec<_> = report
             .unsettled
             .iter()
-            .map(|place| (place.key.clone().unwrap_or_default(), place.offset))
+            .map(|place| (place.key.clone().unwrap_or_default(), place.offset - cluster.first_offset()))
             .collect();
         left.sort();
         let wanted = [("held", 2), ("held", 3), ("retried", 0), ("retried", 1), ("running", 5)];
@@ -89,14 +95,15 @@ pub fn drain(backend: &dyn Backend) -> Checked {
         std::thread::sleep(Duration::from_millis(20));
         ensure!(!late.is_open(), "a handler started after the drain");
         // What was left comes again, in order, as first attempts; what was settled does not.
-        let again = Arc::new(Mutex::new(Vec::new()));
+        let (again, first) = (Arc::new(Mutex::new(Vec::new())), cluster.first_offset());
         let noted = again.clone();
         let handler: Behaviour = Arc::new(move |event| {
-            noted.lock().unwrap().push((event.aggregate_id().unwrap_or_default().to_owned(), event.offset()));
+            let key = event.aggregate_id().unwrap_or_default().to_owned();
+            noted.lock().unwrap().push((key, event.offset() - first));
             if event.attempt() == 1 { Ok(()) } else { Err("a drain was counted as an attempt".into()) }
         });
         let next = backend.start_envelopes(
-            bus.subscribe_envelopes("orders").group(&group).workers(1),
+            bus.subscribe_envelopes(cluster.topic("orders")).group(&group).workers(1),
             Kind::Shared,
             handler,
         )?;
@@ -118,7 +125,7 @@ pub fn limit(backend: &dyn Backend) -> Checked {
     let started = Gate::default();
     let starts = started.clone();
     let subscription = backend
-        .envelopes(bus.subscribe_envelopes("orders").group(&group).workers(1))
+        .envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group(&group).workers(1))
         .handle_async(move |_| {
             struct Tells(Gate);
             impl Drop for Tells {
@@ -135,7 +142,7 @@ pub fn limit(backend: &dyn Backend) -> Checked {
             }
         })
         .map_err(|error| error.to_string())?;
-    backend.publish(&bus, "orders", numbered("a", 0).into())()?;
+    backend.publish(&bus, &cluster.topic("orders"), numbered("a", 0).into())()?;
     eventually("the future runs", || started.is_open())?;
     let since = Instant::now();
     let report = backend.drain(subscription, Duration::from_millis(100));
@@ -149,7 +156,7 @@ pub fn limit(backend: &dyn Backend) -> Checked {
     let group = own_group();
     let (gate, told, started) = (Gate::default(), Gate::default(), Gate::default());
     let (at, tells, starts) = (gate.clone(), told.clone(), started.clone());
-    let builder = bus.subscribe_envelopes("payments").group(&group).workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("payments")).group(&group).workers(1);
     let handler: Behaviour = Arc::new(move |event| {
         starts.open();
         at.pass();
@@ -160,7 +167,7 @@ pub fn limit(backend: &dyn Backend) -> Checked {
     });
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     for n in 0..3 {
-        backend.publish(&bus, "payments", numbered("a", n).into())()?;
+        backend.publish(&bus, &cluster.topic("payments"), numbered("a", n).into())()?;
     }
     eventually("the handler runs", || started.is_open() && subscription.stats().in_flight == 3)?;
     let since = Instant::now();
@@ -173,7 +180,7 @@ pub fn limit(backend: &dyn Backend) -> Checked {
     eventually("the handler was told of the end", || told.is_open())?;
     no_thread_of(&group)?;
     // Its late verdict settled nothing: the records come again.
-    let builder = bus.subscribe_envelopes("payments").group(&group).workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("payments")).group(&group).workers(1);
     let next = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Ok(())))?;
     eventually("the records came again", || next.stats().succeeded == 3)
 }
@@ -182,23 +189,24 @@ pub fn nothing_left(backend: &dyn Backend) -> Checked {
     let group = own_group();
     let cluster = backend.cluster(2);
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes("orders").group(&group).workers(3);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(&group).workers(3);
     let subscription = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Ok(())))?;
     // A thread takes its name when it starts to run.
     eventually("the threads are named by their group", || {
         threads_named(&format!("keylane-{group}")).len() == 4
     })?;
     for n in 0..100 {
-        backend.publish(&bus, "orders", numbered("a", n).into())()?;
+        backend.publish(&bus, &cluster.topic("orders"), numbered("a", n).into())()?;
     }
     backend.drain(subscription, Duration::from_secs(10));
     let report = backend.close(&bus, Duration::from_secs(10));
     ensure!(report.unacknowledged == 0, "publishes are left: {report:?}");
     no_thread_of(&group)?;
     // Work after close is refused at once.
-    let refused = bus.publish("orders", Envelope::new("a", "test.late", 1, "1").expect("valid"));
+    let refused =
+        bus.publish(&cluster.topic("orders"), Envelope::new("a", "test.late", 1, "1").expect("valid"));
     ensure!(refused.is_done() && refused.wait().is_err(), "a closed bus published");
-    let subscribe = bus.subscribe_envelopes("orders").group(&group).handle(|_| Ok(()));
+    let subscribe = bus.subscribe_envelopes(cluster.topic("orders")).group(&group).handle(|_| Ok(()));
     ensure!(subscribe.is_err(), "a closed bus subscribed");
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -217,7 +217,18 @@ pub struct Listener {
 /// An Apache Kafka broker of one node with a plain listener on its port, these others, and more properties. Ready
 /// means that it answers a client, not that its port is open: connect with a timeout.
 pub fn kafka(listeners: &[Listener], properties: &str) -> Server {
+    kafka_formatted(listeners, |_| properties.to_owned(), &[])
+}
+
+/// The same, with properties that may name files in the server's folder, and with more arguments to the formatting of
+/// its log.
+pub fn kafka_formatted(
+    listeners: &[Listener],
+    properties: impl FnOnce(&Path) -> String,
+    arguments: &[&str],
+) -> Server {
     let (folder, port, controller) = (folder("kafka"), free_port(), free_port());
+    let properties = properties(&folder);
     let libs = installed(KAFKA).join("*");
     let (mut listen, mut advertise, mut protocols) = (
         format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
@@ -258,11 +269,45 @@ pub fn kafka(listeners: &[Listener], properties: &str) -> Server {
     };
     let mut format = java("kafka.tools.StorageTool");
     format.extend(words(&["format", "-t", "keylane-tests-00000000", "-c", &config.to_string_lossy()]));
+    format.extend(words(arguments));
     let formatted = Command::new(&format[0]).args(&format[1..]).output().expect("java runs");
     assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
     let mut command = java("kafka.Kafka");
     command.push(config.to_string_lossy().into_owned());
     Server::start(folder, command, port)
+}
+
+/// A listener of the shared Kafka broker that one test has for itself.
+pub struct Lease {
+    /// Where the broker listens.
+    pub port: u16,
+    /// Where it tells clients to come: nobody listens there until a test's proxy does.
+    pub advertised: u16,
+}
+
+static FREE_LISTENERS: (Mutex<Option<Vec<(u16, u16)>>>, Condvar) = (Mutex::new(None), Condvar::new());
+
+/// Waits for a listener of the shared Kafka broker that no other test has.
+pub fn lease_listener() -> Lease {
+    let ports = &shared_kafka().1;
+    let (free, given_back) = &FREE_LISTENERS;
+    let mut free = free.lock().unwrap();
+    loop {
+        if let Some((port, advertised)) = free.get_or_insert_with(|| ports.clone()).pop() {
+            return Lease { port, advertised };
+        }
+        free = given_back.wait(free).unwrap();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (free, given_back) = &FREE_LISTENERS;
+        if let Ok(mut free) = free.lock() {
+            free.get_or_insert_default().push((self.port, self.advertised));
+        }
+        given_back.notify_one();
+    }
 }
 
 /// How many tests at once may have a proxy before the shared Kafka broker.

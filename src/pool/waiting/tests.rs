@@ -1,7 +1,9 @@
-//! The waiting keys against a model that keeps one list of records and looks through all of it each time.
+//! The waiting keys against a model that keeps one list of records and looks through all of it each time; and the same
+//! property against waiting keys that are wrong on purpose, which it has to find out.
 
 use super::*;
 use proptest::prelude::*;
+use proptest::test_runner::{TestError, TestRunner};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy)]
@@ -128,9 +130,25 @@ fn ms(n: u8) -> Duration {
     Duration::from_millis(n.into())
 }
 
+/// What is wrong with the waiting keys on purpose.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// A record runs although its key waits.
+    Overtakes,
+    /// A key's turn comes before its time.
+    IsEarly,
+    /// A wake of a lease that is over finds the next one.
+    LateWakeFinds,
+    /// The records behind one that is over are forgotten.
+    DropsBacklog,
+    /// A key that an operator wakes keeps its timer.
+    KeepsTimer,
+}
+
 /// Both side by side. A lease is the number of its record.
 struct Pair {
     real: Waiting<u64, u64>,
+    fault: Option<Fault>,
     model: Model,
     now: Instant,
     last: u64,
@@ -144,6 +162,12 @@ impl Pair {
         let reason = match end {
             End::Over => {
                 if self.real.len() > 0 {
+                    if self.fault == Some(Fault::DropsBacklog)
+                        && let Some(entry) = self.real.keys.get_mut(&key)
+                    {
+                        self.real.records -= entry.backlog.len() as u64;
+                        entry.backlog.clear();
+                    }
                     self.real.over(key);
                 }
                 return;
@@ -167,7 +191,9 @@ impl Pair {
                 self.last += 1;
                 let job = self.last;
                 let runs = self.model.arrive(key(n), job);
-                prop_assert_eq!(self.real.queue_behind(key(n), job), runs.then_some(job));
+                let is_let_through = self.fault == Some(Fault::Overtakes);
+                let given_back = if is_let_through { Some(job) } else { self.real.queue_behind(key(n), job) };
+                prop_assert_eq!(given_back, runs.then_some(job));
                 if runs {
                     self.end(key(n), job, end);
                 }
@@ -186,7 +212,8 @@ impl Pair {
                 let mut turns = 0;
                 loop {
                     let expected = self.model.due().filter(|(until, ..)| *until <= self.now);
-                    let found = self.real.take_due(self.now);
+                    let early = ms(u8::from(self.fault == Some(Fault::IsEarly)));
+                    let found = self.real.take_due(self.now + early);
                     let Some((_, _, key, state)) = expected else {
                         prop_assert!(found.is_none(), "something was due too early");
                         break;
@@ -221,7 +248,12 @@ impl Pair {
             Op::MakeReady(n) => {
                 let at = self.model.at(key(n));
                 let can = at.filter(|at| matches!(self.model.keys[*at].1, State::Time(_) | State::Operator));
+                let timer =
+                    self.real.keys.get(&key(n)).and_then(|entry| Some((entry.timer?, entry.stamp, key(n))));
                 prop_assert_eq!(self.real.make_ready(key(n)), can.is_some());
+                if self.fault == Some(Fault::KeepsTimer) && can.is_some() {
+                    self.real.timers.extend(timer);
+                }
                 if let Some(at) = can {
                     self.model.keys[at].1 = State::Ready;
                     self.model.ready.push(key(n));
@@ -230,11 +262,13 @@ impl Pair {
             Op::Remove(rest) => self.remove(u64::from(rest))?,
             Op::LateWake(n) => {
                 for (key, stamp) in self.stamps.iter().filter(|(other, _)| *other == key(n)) {
+                    let current_stamp = self.real.keys.get(key).map_or(*stamp, |entry| entry.stamp);
+                    let asked = if self.fault == Some(Fault::LateWakeFinds) { current_stamp } else { *stamp };
                     let current = self.model.keys.iter().find(|(other, ..)| other == key);
                     let is_leased = current
                         .is_some_and(|(_, state, now, _)| matches!(state, State::Lease(_)) && now == stamp);
                     prop_assert_eq!(
-                        self.real.lease(*key, *stamp).is_some(),
+                        self.real.lease(*key, asked).is_some(),
                         is_leased,
                         "a late wake found a lease"
                     );
@@ -305,22 +339,38 @@ impl Pair {
     }
 }
 
+fn check(fault: Option<Fault>, ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let (real, model, now) = (Waiting::new(), Model::default(), Instant::now());
+    let mut pair = Pair { real, fault, model, now, last: 0, stamps: Vec::new() };
+    for op in ops {
+        pair.apply(op)?;
+        pair.compare()?;
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn waiting_keys_do_as_a_naive_model_does(ops in ops()) {
-        let mut pair = Pair {
-            real: Waiting::new(),
-            model: Model::default(),
-            now: Instant::now(),
-            last: 0,
-            stamps: Vec::new(),
+        check(None, ops)?;
+    }
+}
+
+#[test]
+fn the_comparison_finds_each_planted_fault() {
+    for fault in
+        [Fault::Overtakes, Fault::IsEarly, Fault::LateWakeFinds, Fault::DropsBacklog, Fault::KeepsTimer]
+    {
+        let config = ProptestConfig {
+            cases: 2_000,
+            max_shrink_iters: 0,
+            failure_persistence: None,
+            ..Default::default()
         };
-        for op in ops {
-            pair.apply(op)?;
-            pair.compare()?;
-        }
+        let found = TestRunner::new(config).run(&ops(), |ops| check(Some(fault), ops));
+        assert!(matches!(found, Err(TestError::Fail(..))), "{fault:?} was not found");
     }
 }
 

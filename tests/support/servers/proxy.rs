@@ -14,7 +14,10 @@ pub enum Protocol {
 }
 
 /// Forwards connections from one loopback port to another, and cuts them on demand. It ends when it is dropped.
-pub struct Proxy(Arc<Shared>);
+pub struct Proxy {
+    shared: Arc<Shared>,
+    accepts: Option<thread::JoinHandle<()>>,
+}
 
 struct Shared {
     port: u16,
@@ -42,7 +45,7 @@ impl Proxy {
             faults: Mutex::default(),
         });
         let accepting = shared.clone();
-        thread::spawn(move || {
+        let accepts = thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if accepting.is_closed.load(Ordering::Acquire) {
                     return;
@@ -50,39 +53,50 @@ impl Proxy {
                 accepting.connect(client);
             }
         });
-        Self(shared)
+        Self { shared, accepts: Some(accepts) }
     }
 
     pub fn port(&self) -> u16 {
-        self.0.port
+        self.shared.port
     }
 
     /// While it is not, connections are cut and new ones are closed at once.
     pub fn set_reachable(&self, is_reachable: bool) {
-        self.0.is_reachable.store(is_reachable, Ordering::Release);
+        self.shared.is_reachable.store(is_reachable, Ordering::Release);
         if !is_reachable {
-            self.0.cut();
+            self.shared.cut();
         }
     }
 
     /// Cuts all connections once.
     pub fn cut(&self) {
-        self.0.cut();
+        self.shared.cut();
     }
 
     /// Cuts the connection at each of the next `n` publishes to the topic: in turn before the broker has it, and when
-    /// it has it and has not answered.
+    /// it has it and has not answered. With `usize::MAX` they are swallowed instead, until this is called again: then
+    /// connections are cut, so that clients learn that no answer comes.
     pub fn fail_next_publishes(&self, topic: &str, n: usize) {
-        self.0.faults.lock().unwrap().push((topic.to_owned(), n));
+        let mut faults = self.shared.faults.lock().unwrap();
+        let swallowed = faults.iter().any(|(known, n)| known == topic && *n == usize::MAX);
+        faults.retain(|(known, _)| known != topic);
+        faults.push((topic.to_owned(), n));
+        drop(faults);
+        if swallowed {
+            self.shared.cut();
+        }
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.0.is_closed.store(true, Ordering::Release);
-        self.0.cut();
-        // Wakes who accepts.
-        let _ = TcpStream::connect(("127.0.0.1", self.0.port));
+        self.shared.is_closed.store(true, Ordering::Release);
+        self.shared.cut();
+        // Wakes who accepts, and frees the port.
+        let _ = TcpStream::connect(("127.0.0.1", self.shared.port));
+        if let Some(accepts) = self.accepts.take() {
+            let _ = accepts.join();
+        }
     }
 }
 
@@ -91,6 +105,7 @@ enum Fate {
     Pass,
     CutBefore,
     CutBehind,
+    Swallow,
 }
 
 impl Shared {
@@ -143,6 +158,7 @@ impl Shared {
                 match self.fate(piece) {
                     Fate::Pass => server.write_all(piece)?,
                     Fate::CutBefore => return Ok(()),
+                    Fate::Swallow => {}
                     Fate::CutBehind => {
                         // The client's side first, so that no answer comes through.
                         let _ = client.shutdown(Shutdown::Both);
@@ -179,6 +195,9 @@ impl Shared {
         else {
             return Fate::Pass;
         };
+        if fault.1 == usize::MAX {
+            return Fate::Swallow;
+        }
         fault.1 -= 1;
         if fault.1.is_multiple_of(2) { Fate::CutBefore } else { Fate::CutBehind }
     }

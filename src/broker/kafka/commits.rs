@@ -1,0 +1,304 @@
+//! The positions that are to be committed, and the one commit that is under way: a state machine without a client or a
+//! clock in it.
+//!
+//! Of each partition the newest position waits, and one commit at a time carries all that wait, so an answer belongs to
+//! it and to nothing else.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Topic and partition.
+pub(super) type Place = (u32, u32);
+
+/// How long a commit rests that the group could not take just now.
+const REST: Duration = Duration::from_millis(50);
+/// For how long that is no failure.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the broker said of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Committed,
+    /// The group is being rebalanced: worth another try at once.
+    NotNow(String),
+    Failed(String),
+}
+
+/// A position on its way.
+#[derive(Debug)]
+pub(super) struct Commit<W> {
+    pub(super) offset: u64,
+    pub(super) metadata: String,
+    /// Who waits for the answer.
+    waiters: Vec<W>,
+    /// Since when it has been tried.
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Commits<W> {
+    wanted: BTreeMap<Place, Commit<W>>,
+    under_way: Option<BTreeMap<Place, Commit<W>>>,
+    /// Answers that are still to come and that nobody needs.
+    overtaken: u32,
+    failing: BTreeMap<Place, String>,
+    rest_until: Option<Instant>,
+}
+
+/// What an answer leads to.
+#[derive(Debug)]
+pub(super) struct Outcome<W> {
+    /// To be told, each with its result.
+    pub(super) told: Vec<(W, Result<(), String>)>,
+    /// Partitions whose commit has failed, and why.
+    pub(super) failed: Vec<(Place, String)>,
+    pub(super) has_committed: bool,
+}
+
+impl<W> Commits<W> {
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: BTreeMap::new(),
+            under_way: None,
+            overtaken: 0,
+            failing: BTreeMap::new(),
+            rest_until: None,
+        }
+    }
+
+    /// Wants a position committed; the one of this partition that waits is replaced. Tells why the last commit failed,
+    /// if none has passed since.
+    pub(super) fn want(
+        &mut self,
+        place: Place,
+        offset: u64,
+        metadata: String,
+        waiter: Option<W>,
+        now: Instant,
+    ) -> Option<&str> {
+        let before = self.wanted.remove(&place);
+        let since = before.as_ref().map_or(now, |before| before.since);
+        let mut waiters = before.map_or_else(Vec::new, |before| before.waiters);
+        waiters.extend(waiter);
+        self.wanted.insert(place, Commit { offset, metadata, waiters, since });
+        self.failing.get(&place).map(String::as_str)
+    }
+
+    /// When there is something to commit.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let is_wanted = !self.wanted.is_empty() && self.under_way.is_none();
+        is_wanted.then(|| self.rest_until.unwrap_or(now))
+    }
+
+    /// What is to be committed now; it is under way from here on.
+    pub(super) fn begin(&mut self, now: Instant) -> Option<&BTreeMap<Place, Commit<W>>> {
+        self.due(now).filter(|due| *due <= now)?;
+        self.rest_until = None;
+        self.under_way = Some(std::mem::take(&mut self.wanted));
+        self.under_way.as_ref()
+    }
+
+    /// The answer to what is under way can't come now: all of it is to be committed in another way, and the answer is
+    /// ignored when it comes.
+    pub(super) fn overtake(&mut self) {
+        let Some(under_way) = self.under_way.take() else { return };
+        self.overtaken += 1;
+        self.take_back(under_way);
+    }
+
+    fn take_back(&mut self, commits: BTreeMap<Place, Commit<W>>) {
+        for (place, mut commit) in commits {
+            match self.wanted.get_mut(&place) {
+                None => drop(self.wanted.insert(place, commit)),
+                Some(newer) => {
+                    newer.since = commit.since;
+                    newer.waiters.append(&mut commit.waiters);
+                }
+            }
+        }
+    }
+
+    /// An answer that comes by itself: whether it is to the commit that is under way.
+    pub(super) fn is_expected(&mut self) -> bool {
+        if self.overtaken == 0 {
+            return self.under_way.is_some();
+        }
+        self.overtaken -= 1;
+        false
+    }
+
+    /// The broker answered what is under way.
+    pub(super) fn answered(&mut self, answer: impl Fn(Place) -> Answer, now: Instant) -> Outcome<W> {
+        let mut outcome = Outcome { told: Vec::new(), failed: Vec::new(), has_committed: false };
+        let mut again = BTreeMap::new();
+        for (place, commit) in self.under_way.take().unwrap_or_default() {
+            match answer(place) {
+                Answer::Committed => {
+                    self.failing.remove(&place);
+                    outcome.has_committed = true;
+                    outcome.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
+                }
+                Answer::NotNow(_) if now.saturating_duration_since(commit.since) < PATIENCE => {
+                    again.insert(place, commit);
+                }
+                Answer::NotNow(reason) | Answer::Failed(reason) => {
+                    self.failing.insert(place, reason.clone());
+                    outcome
+                        .told
+                        .extend(commit.waiters.into_iter().map(|waiter| (waiter, Err(reason.clone()))));
+                    outcome.failed.push((place, reason));
+                }
+            }
+        }
+        if !again.is_empty() {
+            self.rest_until = Some(now + REST);
+            self.take_back(again);
+        }
+        outcome
+    }
+
+    /// The partition is not ours any more: who waits for its commit is to be told that.
+    pub(super) fn forget(&mut self, place: Place) -> Vec<W> {
+        self.failing.remove(&place);
+        let under_way = self.under_way.as_mut().and_then(|commits| commits.remove(&place));
+        [self.wanted.remove(&place), under_way]
+            .into_iter()
+            .flatten()
+            .flat_map(|commit| commit.waiters)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Want(u32, bool),
+        Begin,
+        /// The answer to what is under way, which has failed for some.
+        Answer(u32, bool),
+        /// The answer does not come where it is waited for: it is committed in another way, and comes later.
+        Overtake,
+        LateAnswer,
+        Forget(u32),
+        Pass(u64),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            5 => (0..3_u32, any::<bool>()).prop_map(|(partition, waits)| Op::Want(partition, waits)),
+            5 => Just(Op::Begin),
+            4 => (0..8_u32, any::<bool>()).prop_map(|(failing, now)| Op::Answer(failing, now)),
+            1 => Just(Op::Overtake),
+            1 => Just(Op::LateAnswer),
+            1 => (0..3_u32).prop_map(Op::Forget),
+            1 => (0..5_000_u64).prop_map(Op::Pass),
+        ];
+        prop::collection::vec(op, 1..120)
+    }
+
+    /// Against a broker that stores what is begun when it answers well. `is_faulty` plants one that says so of a commit
+    /// that it did not store.
+    fn run(ops: Vec<Op>, is_faulty: bool) -> Result<(), TestCaseError> {
+        let (mut commits, mut now) = (Commits::new(), Instant::now());
+        let (mut offset, mut waiting, mut late) = (0_u64, BTreeMap::<u64, Place>::new(), 0);
+        let mut stored = BTreeMap::<Place, u64>::new();
+        let end = [Op::Pass(10_000), Op::Begin, Op::Answer(0, false)].into_iter().cycle().take(12);
+        for op in ops.into_iter().chain(end) {
+            match op {
+                Op::Want(partition, waits) => {
+                    offset += 1;
+                    if waits {
+                        waiting.insert(offset, (0, partition));
+                    }
+                    commits.want((0, partition), offset, String::new(), waits.then_some(offset), now);
+                }
+                Op::Begin => {
+                    let is_busy = commits.under_way.is_some();
+                    prop_assert!(commits.begin(now).is_none() || !is_busy, "two commits at once");
+                }
+                Op::Answer(failing, is_not_now) => {
+                    let answer = |(_, partition): Place| match (failing >> partition & 1, is_not_now) {
+                        (0, _) => Answer::Committed,
+                        (_, true) => Answer::NotNow("rebalancing".into()),
+                        (_, false) => Answer::Failed("planted".into()),
+                    };
+                    for (place, commit) in commits.under_way.iter().flatten() {
+                        let is_lost = is_faulty && commit.offset == 3;
+                        if answer(*place) == Answer::Committed && !is_lost {
+                            stored.insert(*place, commit.offset);
+                        }
+                    }
+                    let outcome = commits.answered(answer, now);
+                    for (waiter, result) in outcome.told {
+                        let place = waiting.remove(&waiter).expect("told once");
+                        if result.is_ok() {
+                            prop_assert!(stored[&place] >= waiter, "told of a commit that is not stored");
+                        }
+                    }
+                }
+                Op::Overtake => {
+                    late += u32::from(commits.under_way.is_some());
+                    commits.overtake();
+                }
+                Op::LateAnswer if late > 0 => {
+                    late -= 1;
+                    prop_assert!(!commits.is_expected(), "an answer to something else was taken");
+                }
+                Op::LateAnswer => {}
+                Op::Forget(partition) => {
+                    for waiter in commits.forget((0, partition)) {
+                        prop_assert!(waiting.remove(&waiter).is_some(), "told twice");
+                    }
+                }
+                Op::Pass(ms) => now += Duration::from_millis(ms),
+            }
+        }
+        prop_assert!(waiting.is_empty(), "{:?} were never told", waiting);
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn who_waits_is_told_once_and_the_truth(ops in ops()) {
+            run(ops, false)?;
+        }
+    }
+
+    #[test]
+    fn the_property_finds_a_commit_that_was_not_stored() {
+        let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+        assert!(TestRunner::new(config).run(&ops(), |ops| run(ops, true)).is_err());
+    }
+
+    #[test]
+    fn a_failure_is_told_until_a_commit_has_passed() {
+        let (mut commits, now) = (Commits::<()>::new(), Instant::now());
+        assert_eq!(commits.want((0, 1), 5, String::new(), None, now), None);
+        commits.begin(now);
+        assert_eq!(
+            commits.answered(|_| Answer::Failed("no".into()), now).failed,
+            [((0, 1), "no".to_owned())]
+        );
+        assert_eq!(commits.want((0, 1), 6, String::new(), None, now), Some("no"));
+        commits.begin(now);
+        assert!(commits.answered(|_| Answer::Committed, now).has_committed);
+        assert_eq!(commits.want((0, 1), 7, String::new(), None, now), None);
+    }
+
+    #[test]
+    fn what_the_group_can_not_take_now_is_tried_again_and_fails_in_the_end() {
+        let (mut commits, now) = (Commits::<()>::new(), Instant::now());
+        let not_now = |_| Answer::NotNow("rebalancing".into());
+        commits.want((0, 1), 5, String::new(), None, now);
+        commits.begin(now);
+        assert!(commits.answered(not_now, now).failed.is_empty());
+        assert!(commits.begin(now).is_none(), "it rests");
+        assert!(commits.begin(now + REST).is_some());
+        assert_eq!(commits.answered(not_now, now + PATIENCE).failed.len(), 1);
+    }
+}

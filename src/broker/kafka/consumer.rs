@@ -1,0 +1,154 @@
+//! One member of a consumer group, as its subscription's thread drives it: the near side of the mailbox.
+
+use super::desk::{Desk, Waiter};
+use super::{Leaving, member};
+use crate::broker::position_text::encode;
+use crate::broker::{
+    BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Partition, Polled, Position,
+};
+use crate::op::Op;
+use crate::sync::{Arc, thread};
+use std::time::{Duration, Instant};
+
+/// What a broker takes beside an offset (`offset.metadata.max.bytes`).
+const METADATA_BYTES: usize = 4_096;
+/// How long a commit is waited for.
+const COMMIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long leaving the group is waited for; it goes on by itself.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+
+pub(super) struct KafkaConsumer {
+    desk: Arc<Desk>,
+    thread: Option<thread::JoinHandle<()>>,
+    ended: Option<Op<()>>,
+    leaving: Leaving,
+}
+
+impl KafkaConsumer {
+    /// Joins the group, from a thread of its own.
+    pub(super) fn start(setup: member::Setup, leaving: Leaving) -> Result<Self, BrokerError> {
+        let desk = setup.desk.clone();
+        let (end, ended) = Op::pending(|| ());
+        let (tell, started) = Op::pending(|| Err("its thread ended before it began".to_owned()));
+        let run = move || {
+            member::run(setup, tell);
+            end.complete(());
+        };
+        let thread = thread::Builder::new()
+            .name(format!("keylane-kafka-{}", desk.spec.group))
+            .spawn(run)
+            .map_err(|error| {
+                BrokerError::Transient(format!("the thread of the consumer could not be started: {error}"))
+            })?;
+        let consumer = Self { desk, thread: Some(thread), ended: Some(ended), leaving };
+        match started.wait() {
+            Ok(()) => Ok(consumer),
+            Err(reason) => Err(BrokerError::Refused(reason)),
+        }
+    }
+
+    fn fenced(&self, partition: Partition) -> BrokerError {
+        let ConsumerSpec { topics, .. } = &self.desk.spec;
+        let topic = topics[partition.topic as usize].to_string();
+        BrokerError::Fenced { topic, partition: partition.partition }
+    }
+}
+
+impl Consumer for KafkaConsumer {
+    fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
+        let (is_room_wanted, trouble) = {
+            let mut state = self.desk.state.lock();
+            state.mailbox.take(budget, out);
+            (std::mem::take(&mut state.is_room_wanted), state.trouble.clone())
+        };
+        if is_room_wanted {
+            self.desk.wake_member();
+        }
+        trouble.map_or(Ok(()), |reason| Err(BrokerError::Transient(reason)))
+    }
+
+    fn has_joined(&self) -> bool {
+        self.desk.state.lock().has_joined
+    }
+
+    fn commit(
+        &mut self,
+        partition: Partition,
+        position: &Position,
+        durability: Durability,
+    ) -> Result<Committed, BrokerError> {
+        let (text, committed) = encode(position, METADATA_BYTES);
+        let place = (partition.topic, partition.partition);
+        let (waiter, answer): (Option<Waiter>, _) = match durability {
+            Durability::Accepted => (None, None),
+            Durability::Confirmed => {
+                let (waiter, answer) = Op::pending(|| Err("the consumer has ended".to_owned()));
+                (Some(waiter), Some(answer))
+            }
+        };
+        let failing = {
+            let mut state = self.desk.state.lock();
+            if !state.mailbox.holds(partition) {
+                drop(state);
+                return Err(self.fenced(partition));
+            }
+            let now = Instant::now();
+            state.commits.want(place, position.watermark, text, waiter, now).map(str::to_owned)
+        };
+        self.desk.wake_member();
+        let Some(answer) = answer else {
+            return failing.map_or(Ok(committed), |reason| Err(BrokerError::Transient(reason)));
+        };
+        match answer.wait_timeout(COMMIT_LIMIT) {
+            Ok(Ok(())) => Ok(committed),
+            Ok(Err(_)) if !self.desk.state.lock().mailbox.holds(partition) => Err(self.fenced(partition)),
+            Ok(Err(reason)) => Err(BrokerError::Transient(reason)),
+            Err(_) => Err(BrokerError::Transient(format!(
+                "the brokers did not answer a commit of group `{}` within {COMMIT_LIMIT:?}",
+                self.desk.spec.group
+            ))),
+        }
+    }
+
+    fn give_back(&mut self, _: Partition, _: u64, _: Duration) -> Result<(), BrokerError> {
+        Err(BrokerError::Refused("Kafka can't take a record back".to_owned()))
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        None
+    }
+
+    fn release(&mut self, partition: Partition) {
+        {
+            let mut state = self.desk.state.lock();
+            state.mailbox.release(partition);
+            state.is_stopping_changed = true;
+        }
+        self.desk.wake_member();
+    }
+
+    fn set_paused(&mut self, partition: Partition, is_paused: bool) {
+        {
+            let mut state = self.desk.state.lock();
+            state.mailbox.set_paused(partition, is_paused);
+            state.is_stopping_changed = true;
+        }
+        self.desk.wake_member();
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.desk.state.lock().is_closing = true;
+        self.desk.wake_member();
+        let has_ended = self.ended.take().is_none_or(|ended| ended.wait_timeout(LEAVE_LIMIT).is_ok());
+        let Some(thread) = self.thread.take() else { return };
+        if has_ended {
+            let _ = thread.join();
+        } else {
+            // No broker answers. Closing the bus waits for it once more.
+            self.leaving.lock().push(thread);
+            tracing::warn!(group = &*self.desk.spec.group, "leaving the group goes on in the background");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a subscription's thread and the client's thread have in common.
+
+use super::commits::{Commits, Outcome};
+use super::mailbox::Mailbox;
+use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
+use crate::op::Promise;
+use crate::sync::{Mutex, OnceLock};
+use std::task::Waker;
+
+/// Who waits for a commit.
+pub(super) type Waiter = Promise<Result<(), String>>;
+
+/// How much waits between the two threads: as much as the subscription takes in a few turns, and little beside what it
+/// may have in flight.
+const RECORDS: usize = 4_096;
+const BYTES: usize = 4 << 20;
+
+pub(super) struct Desk {
+    pub(super) spec: ConsumerSpec,
+    pub(super) state: Mutex<State>,
+    /// Wakes the client's thread, which sets it when it starts.
+    pub(super) member: OnceLock<Waker>,
+    subscription: Waker,
+}
+
+pub(super) struct State {
+    pub(super) mailbox: Mailbox,
+    pub(super) commits: Commits<Waiter>,
+    /// Why nothing goes on, if that is so.
+    pub(super) trouble: Option<String>,
+    pub(super) has_joined: bool,
+    /// The client's thread waits for room.
+    pub(super) is_room_wanted: bool,
+    /// Partitions were paused, resumed or released.
+    pub(super) is_stopping_changed: bool,
+    pub(super) is_closing: bool,
+    /// How many assignments there were.
+    pub(super) generations: u64,
+}
+
+impl Desk {
+    pub(super) fn new(spec: ConsumerSpec, subscription: Waker) -> Self {
+        let Budget { records, bytes } = spec.budget;
+        let bound = Budget { records: records.min(RECORDS), bytes: bytes.min(BYTES) };
+        let state = State {
+            mailbox: Mailbox::new(bound),
+            commits: Commits::new(),
+            trouble: None,
+            has_joined: false,
+            is_room_wanted: false,
+            is_stopping_changed: false,
+            is_closing: false,
+            generations: 0,
+        };
+        Self { spec, state: Mutex::new(state), member: OnceLock::new(), subscription }
+    }
+
+    pub(super) fn wake_member(&self) {
+        if let Some(member) = self.member.get() {
+            member.wake_by_ref();
+        }
+    }
+
+    pub(super) fn wake_subscription(&self) {
+        self.subscription.wake_by_ref();
+    }
+}
+
+impl State {
+    /// Passes on what an answer to a commit led to. Who waited is to be told without the lock.
+    pub(super) fn committed(
+        &mut self,
+        outcome: Outcome<Waiter>,
+        partitions: impl Iterator<Item = Partition> + Clone,
+    ) -> Vec<(Waiter, Result<(), String>)> {
+        for (place, reason) in outcome.failed {
+            if let Some(partition) = partitions.clone().find(|p| (p.topic, p.partition) == place) {
+                self.mailbox.tell(Polled::CommitFailed(partition, reason));
+            }
+        }
+        outcome.told
+    }
+}

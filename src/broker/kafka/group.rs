@@ -1,0 +1,418 @@
+//! What the client tells its thread inside a poll: partitions that come and go, answers to commits, errors.
+
+use super::client;
+use super::commit_later::begin_commit;
+use super::commits::{Answer, Place};
+use super::desk::Desk;
+use super::stall::Watch;
+use super::trouble::Kind;
+use crate::broker::{ConsumerSpec, Partition, Position, Start, position_text};
+use crate::park::Parker;
+use crate::sync::{Arc, Mutex};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use std::time::{Duration, Instant};
+
+/// How long the brokers may take for one answer inside a rebalance, until they are asked again.
+const ASK: Duration = Duration::from_secs(1);
+/// What the subscription needs beyond its drain timeout to let a partition go: to cancel, and to commit.
+const GRACE: Duration = Duration::from_secs(6);
+/// How often it is looked whether a partition that is being drained was lost meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) type Client = BaseConsumer<Group>;
+
+/// A partition that the client fetches from.
+pub(super) struct Assigned {
+    pub(super) partition: Partition,
+    /// What comes next has this offset or a higher one.
+    pub(super) next: u64,
+    pub(super) watch: Watch,
+    /// The client was told to stop it.
+    pub(super) is_stopped: bool,
+}
+
+/// What belongs to the client's thread, which is inside a poll when the callbacks need it.
+#[derive(Default)]
+pub(super) struct Own {
+    pub(super) assigned: Vec<Assigned>,
+    /// Where a partition is in `assigned`, per topic.
+    index: Vec<Vec<Option<usize>>>,
+    /// Counts what a poll served that was no record: it says nothing of it itself.
+    pub(super) served: u64,
+    /// Errors that came by themselves.
+    pub(super) heard: Vec<(Kind, String)>,
+    /// The group gave partitions or took a commit.
+    pub(super) has_worked: bool,
+    /// Partitions came or went.
+    pub(super) is_reassigned: bool,
+}
+
+impl Own {
+    pub(super) fn find(&mut self, topic: usize, partition: i32) -> Option<&mut Assigned> {
+        let index = (*self.index.get(topic)?.get(usize::try_from(partition).ok()?)?)?;
+        self.assigned.get_mut(index)
+    }
+
+    fn changed(&mut self) {
+        self.is_reassigned = true;
+        self.index.clear();
+        for (at, Assigned { partition, .. }) in self.assigned.iter().enumerate() {
+            let (topic, number) = (partition.topic as usize, partition.partition as usize);
+            if self.index.len() <= topic {
+                self.index.resize_with(topic + 1, Vec::new);
+            }
+            if self.index[topic].len() <= number {
+                self.index[topic].resize(number + 1, None);
+            }
+            self.index[topic][number] = Some(at);
+        }
+    }
+
+    fn take(&mut self, places: &[Place]) -> Vec<Assigned> {
+        let of = |p: &Partition| (p.topic, p.partition);
+        let taken = self.assigned.extract_if(.., |a| places.contains(&of(&a.partition))).collect();
+        self.changed();
+        taken
+    }
+}
+
+/// The callbacks of one client.
+pub(super) struct Group {
+    desk: Arc<Desk>,
+    parker: Arc<Parker>,
+    pub(super) own: Mutex<Own>,
+}
+
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.own.lock().served += 1;
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let mut own = self.own.lock();
+        own.served += 1;
+        if let Some(kind) = error.rdkafka_error_code().and_then(client::kind_of) {
+            own.heard.push((kind, if reason.is_empty() { error.to_string() } else { reason.to_owned() }));
+        }
+    }
+}
+
+impl ConsumerContext for Group {
+    fn rebalance(&self, client: &Client, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        self.own.lock().served += 1;
+        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(client, list);
+        } else {
+            self.revoke(client, list);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
+        let partitions = {
+            let mut own = self.own.lock();
+            own.served += 1;
+            own.partitions()
+        };
+        let mut state = self.desk.state.lock();
+        if !state.commits.is_expected() {
+            return;
+        }
+        let answers: Vec<(Place, KafkaResult<()>)> = list
+            .elements()
+            .iter()
+            .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
+            .collect();
+        let answer = |place| {
+            let own =
+                answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
+            let failed = own.or(result.as_ref().err());
+            failed.map_or(Answer::Committed, |error| failed_commit(error))
+        };
+        let outcome = state.commits.answered(answer, Instant::now());
+        let has_committed = outcome.has_committed;
+        let told = state.committed(outcome, partitions.into_iter());
+        drop(state);
+        self.own.lock().has_worked |= has_committed;
+        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
+        self.desk.wake_subscription();
+    }
+}
+
+impl Own {
+    fn partitions(&self) -> Vec<Partition> {
+        self.assigned.iter().map(|assigned| assigned.partition).collect()
+    }
+}
+
+/// What an error of a commit means.
+fn failed_commit(error: &KafkaError) -> Answer {
+    use RDKafkaErrorCode as E;
+    match error.rdkafka_error_code() {
+        Some(
+            E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator,
+        ) => Answer::NotNow(error.to_string()),
+        _ => Answer::Failed(error.to_string()),
+    }
+}
+
+impl Group {
+    pub(super) fn new(desk: Arc<Desk>, parker: Arc<Parker>) -> Self {
+        Self { desk, parker, own: Mutex::default() }
+    }
+
+    fn spec(&self) -> &ConsumerSpec {
+        &self.desk.spec
+    }
+
+    fn place(&self, topic: &str, partition: i32) -> Option<Place> {
+        let topic = self.spec().topics.iter().position(|name| **name == *topic)?;
+        Some((topic as u32, u32::try_from(partition).ok()?))
+    }
+
+    fn places(&self, list: &TopicPartitionList) -> Vec<Place> {
+        list.elements().iter().filter_map(|e| self.place(e.topic(), e.partition())).collect()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.desk.state.lock().is_closing
+    }
+
+    /// Partitions come: finds where each begins, and has the client fetch from there.
+    fn assign(&self, client: &Client, list: &TopicPartitionList) {
+        // Without positions nothing of it is taken in, which only happens when it is lost or the end is near.
+        let positions = self.positions(client, list).unwrap_or_default();
+        for mut element in list.elements() {
+            let place = self.place(element.topic(), element.partition());
+            if let Some((_, position)) = positions.iter().find(|(of, _)| Some(*of) == place) {
+                let offset = Offset::Offset(position.watermark as i64);
+                element.set_offset(offset).expect("an offset is not negative");
+            }
+        }
+        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let assigned = if is_cooperative { client.incremental_assign(list) } else { client.assign(list) };
+        if let Err(error) = assigned {
+            self.own.lock().heard.push((Kind::Group, format!("partitions could not be taken: {error}")));
+            return;
+        }
+        let now = Instant::now();
+        let mut own = self.own.lock();
+        let mut state = self.desk.state.lock();
+        for ((topic, partition), position) in positions {
+            state.generations += 1;
+            let partition = Partition { topic, partition, generation: state.generations };
+            let next = position.watermark;
+            state.mailbox.assign(partition, position);
+            own.assigned.push(Assigned { partition, next, watch: Watch::new(now), is_stopped: false });
+        }
+        own.changed();
+        own.has_worked = true;
+        state.has_joined = true;
+        drop((state, own));
+        self.desk.wake_subscription();
+    }
+
+    /// Where each partition begins, asked until it is known. None if it is not wanted any more.
+    fn positions(&self, client: &Client, list: &TopicPartitionList) -> Option<Vec<(Place, Position)>> {
+        let mut shown = false;
+        loop {
+            if self.is_closing() || client.assignment_lost() {
+                return None;
+            }
+            match self.ask_positions(client, list) {
+                Ok(positions) => {
+                    if shown {
+                        self.desk.state.lock().trouble = None;
+                    }
+                    return Some(positions);
+                }
+                Err(error) => {
+                    let group = &self.spec().group;
+                    let reason = format!("the positions of group `{group}` are not known yet: {error}");
+                    shown = true;
+                    self.desk.state.lock().trouble = Some(reason);
+                    self.desk.wake_subscription();
+                    self.parker.park_until(Some(Instant::now() + LOOK));
+                }
+            }
+        }
+    }
+
+    fn ask_positions(
+        &self,
+        client: &Client,
+        list: &TopicPartitionList,
+    ) -> KafkaResult<Vec<(Place, Position)>> {
+        if list.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let mut asked = list.clone();
+        asked.set_all_offsets(Offset::Invalid)?;
+        let committed = client.committed_offsets(asked, ASK)?;
+        let (mut positions, mut begun) = (Vec::new(), TopicPartitionList::new());
+        for element in committed.elements() {
+            element.error()?;
+            let (topic, partition) = (element.topic(), element.partition());
+            let Some(place) = self.place(topic, partition) else { continue };
+            let position = if let Offset::Offset(offset) = element.offset() {
+                let watermark = offset as u64;
+                Position { watermark, ahead: position_text::decode(element.metadata(), watermark) }
+            } else {
+                let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
+                let watermark = match self.spec().start {
+                    Start::Earliest => low,
+                    Start::Latest => high,
+                };
+                begun.add_partition_offset(topic, partition, Offset::Offset(watermark))?;
+                Position { watermark: watermark as u64, ahead: Vec::new() }
+            };
+            positions.push((place, position));
+        }
+        // From here on the group has a position: whatever comes later is not skipped after a crash.
+        if self.spec().start == Start::Latest && begun.count() > 0 {
+            client.commit(&begun, CommitMode::Sync)?;
+        }
+        Ok(positions)
+    }
+
+    /// Partitions go: has the subscription finish what started and commit, while heartbeats go on without this thread.
+    fn revoke(&self, client: &Client, list: &TopicPartitionList) {
+        let places = self.places(list);
+        let mut going = self.own.lock().take(&places);
+        if self.is_closing() {
+            // Nobody is left who could release them, or all were released.
+        } else if client.assignment_lost() {
+            self.lose(&going);
+        } else {
+            self.drain(client, &going);
+        }
+        let unheard = {
+            let mut state = self.desk.state.lock();
+            for gone in &going {
+                state.mailbox.release(gone.partition);
+            }
+            places.iter().flat_map(|place| state.commits.forget(*place)).collect::<Vec<_>>()
+        };
+        for waiter in unheard {
+            waiter.complete(Err("the partition has gone to another member".to_owned()));
+        }
+        // A later assignment of the same partition begins without a stop.
+        going.retain(|gone| gone.is_stopped);
+        let _ = client.resume(&self.list(going.iter().map(|gone| gone.partition)));
+        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let unassigned = if is_cooperative { client.incremental_unassign(list) } else { client.unassign() };
+        if let Err(error) = unassigned {
+            tracing::warn!(%error, group = &*self.spec().group, "partitions could not be given up");
+        }
+    }
+
+    fn lose(&self, going: &[Assigned]) {
+        {
+            let mut state = self.desk.state.lock();
+            going.iter().for_each(|gone| state.mailbox.lose(gone.partition));
+        }
+        self.desk.wake_subscription();
+    }
+
+    fn drain(&self, client: &Client, going: &[Assigned]) {
+        let until = Instant::now() + self.spec().drain_timeout + GRACE;
+        let mut held: Vec<Partition> = Vec::new();
+        {
+            let mut state = self.desk.state.lock();
+            held.extend(going.iter().map(|gone| gone.partition).filter(|p| state.mailbox.revoke(*p)));
+            // Its answer would come by a poll, and this is inside one.
+            state.commits.overtake();
+        }
+        self.desk.wake_subscription();
+        let partitions = {
+            let own = self.own.lock();
+            [own.partitions(), going.iter().map(|gone| gone.partition).collect()].concat()
+        };
+        loop {
+            self.commit_now(client, &partitions);
+            {
+                let state = self.desk.state.lock();
+                held.retain(|partition| state.mailbox.holds(*partition));
+                if state.is_closing {
+                    return;
+                }
+            }
+            let now = Instant::now();
+            if held.is_empty() {
+                return;
+            }
+            if client.assignment_lost() || now >= until {
+                break;
+            }
+            self.parker.park_until(Some(until.min(now + LOOK)));
+        }
+        tracing::warn!(
+            group = &*self.spec().group,
+            partitions = held.len(),
+            "partitions had to be given up before what runs had ended; it comes again to their next owners"
+        );
+        {
+            let mut state = self.desk.state.lock();
+            held.iter().for_each(|partition| state.mailbox.lose(*partition));
+        }
+        self.desk.wake_subscription();
+    }
+
+    /// Commits what is wanted and waits for the answer.
+    fn commit_now(&self, client: &Client, partitions: &[Partition]) {
+        let Some(list) = self.next_commit() else { return };
+        let answer = client
+            .commit(&list, CommitMode::Sync)
+            .map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
+        let told = {
+            let mut state = self.desk.state.lock();
+            let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
+            state.committed(outcome, partitions.iter().copied())
+        };
+        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
+        self.desk.wake_subscription();
+    }
+
+    /// Commits what is wanted; the answer comes by a poll.
+    pub(super) fn commit_later(&self, client: &Client) {
+        let Some(list) = self.next_commit() else { return };
+        let Err(error) = begin_commit(client, &list) else { return };
+        let partitions = self.own.lock().partitions();
+        let answer = failed_commit(&error);
+        let told = {
+            let mut state = self.desk.state.lock();
+            let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
+            state.committed(outcome, partitions.into_iter())
+        };
+        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
+        self.desk.wake_subscription();
+    }
+
+    fn next_commit(&self) -> Option<TopicPartitionList> {
+        let mut state = self.desk.state.lock();
+        let commits = state.commits.begin(Instant::now())?;
+        let mut list = TopicPartitionList::with_capacity(commits.len());
+        for ((topic, partition), commit) in commits {
+            let mut element = list.add_partition(&self.spec().topics[*topic as usize], *partition as i32);
+            element.set_offset(Offset::Offset(commit.offset as i64)).expect("an offset is not negative");
+            if !commit.metadata.is_empty() {
+                element.set_metadata(&commit.metadata);
+            }
+        }
+        Some(list)
+    }
+
+    /// The client's list of these partitions.
+    pub(super) fn list(&self, partitions: impl Iterator<Item = Partition>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.spec().topics[partition.topic as usize], partition.partition as i32);
+        }
+        list
+    }
+}

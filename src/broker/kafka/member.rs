@@ -1,0 +1,370 @@
+//! The thread of one member of a consumer group: it owns the client, and nothing else calls it.
+
+use super::arena::Arena;
+use super::client;
+use super::desk::Desk;
+use super::flow::{Flow, Turn};
+use super::group::{Client, Group};
+use super::headers::each_header;
+use super::properties::Properties;
+use super::topics;
+use super::trouble::{Kind, Sign, Trouble};
+use crate::broker::{BrokerError, Budget};
+use crate::op::Promise;
+use crate::park::Parker;
+use crate::sync::Arc;
+use rdkafka::Message as _;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::Offset;
+use std::time::{Duration, Instant};
+
+/// The client wakes this thread when it has something. It is asked so often all the same, so that a wake that it missed
+/// costs no more than that, and so that the group sees a member that lives.
+const TICK: Duration = Duration::from_millis(200);
+/// How long one asking of the brokers takes at most.
+const ASK: Duration = Duration::from_millis(500);
+/// After a client that failed for good, the next one.
+const RENEW: Duration = Duration::from_secs(1);
+/// A member that the group has taken and that gets no partition is said to have joined after this time.
+const WITHOUT_PARTITIONS: Duration = Duration::from_secs(3);
+
+pub(super) struct Setup {
+    pub(super) desk: Arc<Desk>,
+    pub(super) properties: Properties,
+}
+
+enum End {
+    Closing,
+    /// The client is of no use any more.
+    Failed(String),
+}
+
+/// The life of the thread. `tell` learns whether there is a client.
+pub(super) fn run(setup: Setup, tell: Promise<Result<(), String>>) {
+    let parker = Arc::new(Parker::new());
+    let is_first = setup.desk.member.set(parker.waker().clone()).is_ok();
+    debug_assert!(is_first, "a desk has one member");
+    let mut tell = Some(tell);
+    loop {
+        let end = match Member::new(&setup, &parker) {
+            Ok(mut member) => {
+                if let Some(tell) = tell.take() {
+                    tell.complete(Ok(()));
+                }
+                let end = member.run();
+                member.end(&end);
+                end
+            }
+            Err(error) => match tell.take() {
+                Some(tell) => return tell.complete(Err(error.to_string())),
+                None => End::Failed(error.to_string()),
+            },
+        };
+        let End::Failed(reason) = end else { return };
+        let group = &*setup.desk.spec.group;
+        tracing::error!(reason, group, "the consumer has failed for good and is replaced");
+        setup.desk.state.lock().trouble = Some(reason);
+        setup.desk.wake_subscription();
+        let until = Instant::now() + RENEW;
+        while Instant::now() < until {
+            if setup.desk.state.lock().is_closing {
+                return;
+            }
+            parker.park_until(Some(until));
+        }
+    }
+}
+
+struct Member {
+    desk: Arc<Desk>,
+    parker: Arc<Parker>,
+    client: Client,
+    flow: Flow,
+    trouble: Trouble,
+    arena: Arena,
+    /// Since when the group's protocol is known.
+    member_since: Option<Instant>,
+    fatal: Option<String>,
+}
+
+impl Member {
+    fn new(setup: &Setup, parker: &Arc<Parker>) -> Result<Self, KafkaError> {
+        let group = Group::new(setup.desk.clone(), parker.clone());
+        let mut client = Client::from_config_and_context(&client::configuration(&setup.properties), group)?;
+        let waker = parker.waker().clone();
+        client.set_nonempty_callback(move || waker.wake_by_ref());
+        let topics: Vec<&str> = setup.desk.spec.topics.iter().map(|topic| &**topic).collect();
+        client.subscribe(&topics)?;
+        Ok(Self {
+            desk: setup.desk.clone(),
+            parker: parker.clone(),
+            client,
+            flow: Flow::new(),
+            trouble: Trouble::default(),
+            arena: Arena::default(),
+            member_since: None,
+            fatal: None,
+        })
+    }
+
+    fn run(&mut self) -> End {
+        loop {
+            let now = Instant::now();
+            let (room, left, commit_at) = {
+                let mut state = self.desk.state.lock();
+                if state.is_closing {
+                    return End::Closing;
+                }
+                let (room, left) = state.mailbox.room();
+                state.is_room_wanted = false;
+                (room, left, state.commits.due(now))
+            };
+            if commit_at.is_some_and(|at| at <= now) {
+                self.client.context().commit_later(&self.client);
+            }
+            let turn = self.flow.turn(room, now);
+            self.stop_and_resume();
+            let mut until = now + TICK;
+            let is_drained = match turn {
+                Turn::Ask => self.serve(left, now),
+                // Nothing should come, and what comes all the same is taken.
+                Turn::Paused => self.serve(Budget { records: 1, bytes: 1 }, now),
+                Turn::Rest(rest) => {
+                    until = until.min(rest);
+                    true
+                }
+            };
+            if let Some(reason) = self.fatal.take() {
+                return End::Failed(reason);
+            }
+            self.look_after(now);
+            let (due, has_room) = {
+                let mut state = self.desk.state.lock();
+                let is_open = matches!(turn, Turn::Ask);
+                state.is_room_wanted = !is_open || state.mailbox.room().1.records == 0;
+                // Room that came since is not announced.
+                let has_room = !is_open && state.mailbox.room().0 != room;
+                (state.commits.due(now), has_room)
+            };
+            until = [due, self.trouble.ask_at()].into_iter().flatten().fold(until, Instant::min);
+            if is_drained && !has_room {
+                self.parker.park_until(Some(until));
+            }
+        }
+    }
+
+    /// Takes what the client has, as far as there is room and up to an arena. Whether there was no more.
+    fn serve(&mut self, left: Budget, now: Instant) -> bool {
+        let mut served = self.client.context().own.lock().served;
+        let mut is_full = false;
+        let is_drained = loop {
+            if is_full || self.arena.records() >= left.records || self.arena.size() >= left.bytes {
+                break false;
+            }
+            match self.client.poll(Duration::ZERO) {
+                Some(Ok(message)) => is_full = take(&mut self.arena, &self.client, &self.desk, &message, now),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    self.fatal = Some(code.to_string());
+                    break false;
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says")
+                }
+                None => {
+                    let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
+                    if before == served {
+                        break true;
+                    }
+                }
+            }
+        };
+        if self.arena.records() > 0 {
+            {
+                let mut state = self.desk.state.lock();
+                self.arena.drain().for_each(|(fetched, bytes)| state.mailbox.push(fetched, bytes));
+            }
+            self.trouble.works(Sign::Work);
+            self.desk.wake_subscription();
+        }
+        is_drained
+    }
+
+    /// Tells the client which partitions are not wanted now, where that has changed.
+    fn stop_and_resume(&mut self) {
+        let group = self.client.context();
+        let (stop, resume) = {
+            let mut own = group.own.lock();
+            let mut state = self.desk.state.lock();
+            let is_changed =
+                std::mem::take(&mut state.is_stopping_changed) | std::mem::take(&mut own.is_reassigned);
+            let is_paused = self.flow.is_paused();
+            if !is_changed && own.assigned.iter().all(|assigned| assigned.is_stopped == is_paused) {
+                return;
+            }
+            let (mut stop, mut resume) = (Vec::new(), Vec::new());
+            for assigned in &mut own.assigned {
+                let is_stopped = is_paused || state.mailbox.is_stopped(assigned.partition);
+                if is_stopped != assigned.is_stopped {
+                    assigned.is_stopped = is_stopped;
+                    assigned.watch.is_alive(Instant::now());
+                    if is_stopped { &mut stop } else { &mut resume }.push(assigned.partition);
+                }
+            }
+            (stop, resume)
+        };
+        for (partitions, is_stop) in [(stop, true), (resume, false)] {
+            if partitions.is_empty() {
+                continue;
+            }
+            let list = group.list(partitions.into_iter());
+            let done = if is_stop { self.client.pause(&list) } else { self.client.resume(&list) };
+            if let Err(error) = done {
+                tracing::warn!(%error, group = &*self.desk.spec.group, "partitions could not be stopped or resumed");
+            }
+        }
+    }
+
+    /// Looks for trouble and for its end, for partitions that have stopped without a word, and whether the group has
+    /// taken this member.
+    fn look_after(&mut self, now: Instant) {
+        let (heard, has_worked) = {
+            let mut own = self.client.context().own.lock();
+            (std::mem::take(&mut own.heard), std::mem::take(&mut own.has_worked))
+        };
+        for (kind, reason) in heard {
+            self.trouble.heard(kind, &reason, now);
+        }
+        if has_worked {
+            self.trouble.works(Sign::Work);
+        }
+        if self.trouble.ask_at().is_some_and(|at| now >= at) {
+            match self.ask() {
+                Ok(()) => self.trouble.works(Sign::Answer),
+                Err(reason) => self.trouble.unanswered(&reason, Instant::now()),
+            }
+        }
+        let is_member = !matches!(self.client.rebalance_protocol(), RebalanceProtocol::None);
+        let since = *self.member_since.get_or_insert(now);
+        if !is_member {
+            self.member_since = None;
+        }
+        let is_changed = {
+            let mut state = self.desk.state.lock();
+            let trouble = self.trouble.reason();
+            let joins =
+                is_member && !state.has_joined && now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
+            state.has_joined |= joins;
+            let is_changed = joins || state.trouble.as_deref() != trouble;
+            if is_changed {
+                state.trouble = trouble.map(str::to_owned);
+            }
+            is_changed
+        };
+        if is_changed {
+            self.desk.wake_subscription();
+        }
+        if self.trouble.reason().is_none() {
+            self.find_stalled(now);
+        }
+    }
+
+    /// Asks the brokers about the topics.
+    fn ask(&self) -> Result<(), String> {
+        for topic in &self.desk.spec.topics {
+            match topics::look_up(self.client.client(), topic, ASK) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(BrokerError::NoSuchTopic { topic: topic.to_string() }.to_string()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks about one partition that was quiet for long, and fetches anew where there is more than arrived.
+    fn find_stalled(&mut self, now: Instant) {
+        let group = self.client.context();
+        let quiet = {
+            let own = group.own.lock();
+            let quiet =
+                own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
+            quiet.map(|assigned| (assigned.partition, assigned.next))
+        };
+        let Some((partition, next)) = quiet else { return };
+        let (topic, number) = (&*self.desk.spec.topics[partition.topic as usize], partition.partition as i32);
+        let end = self.client.fetch_watermarks(topic, number, ASK);
+        let is_stalled = {
+            let mut own = group.own.lock();
+            let Some(assigned) = own.find(partition.topic as usize, number) else { return };
+            match end {
+                Ok((_, end)) => assigned.watch.answered(next, end as u64, now),
+                Err(error) => {
+                    assigned.watch.is_alive(now);
+                    own.heard.push((Kind::Connection, error.to_string()));
+                    false
+                }
+            }
+        };
+        if !is_stalled {
+            return;
+        }
+        tracing::warn!(
+            topic,
+            partition = number,
+            offset = next,
+            group = &*self.desk.spec.group,
+            "nothing has arrived for long though the broker has more: fetching it anew"
+        );
+        if let Err(error) = self.client.seek(topic, number, Offset::Offset(next as i64), Duration::ZERO) {
+            tracing::warn!(%error, topic, partition = number, "it could not be fetched anew");
+        }
+    }
+
+    /// Leaves the group, or tells the subscription that all is lost with the client.
+    fn end(self, end: &End) {
+        if let End::Failed(_) = end {
+            let own = std::mem::take(&mut *self.client.context().own.lock());
+            let unheard: Vec<_> = {
+                let mut state = self.desk.state.lock();
+                own.assigned.iter().for_each(|assigned| state.mailbox.lose(assigned.partition));
+                let places = own.assigned.iter().map(|a| (a.partition.topic, a.partition.partition));
+                places.flat_map(|place| state.commits.forget(place)).collect()
+            };
+            for waiter in unheard {
+                waiter.complete(Err("the consumer has failed".to_owned()));
+            }
+            self.desk.wake_subscription();
+        }
+        drop(self.client);
+    }
+}
+
+/// Copies a record that is expected. Whether the arena is full.
+fn take(
+    arena: &mut Arena,
+    client: &Client,
+    desk: &Desk,
+    message: &BorrowedMessage<'_>,
+    now: Instant,
+) -> bool {
+    let topics = &desk.spec.topics;
+    // Its name is looked at only where it can be another one.
+    let topic =
+        if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };
+    let mut own = client.context().own.lock();
+    let Some(assigned) = topic.and_then(|topic| own.find(topic, message.partition())) else { return false };
+    let offset = message.offset() as u64;
+    // Fetched again after a pause, or from a time before the partition was ours.
+    if offset < assigned.next {
+        return false;
+    }
+    assigned.next = offset + 1;
+    assigned.watch.is_alive(now);
+    let partition = assigned.partition;
+    drop(own);
+    let timestamp_ms = message.timestamp().to_millis().map_or(0, |ms| ms.max(0) as u64);
+    let value = message.payload().unwrap_or_default();
+    arena.push((partition, offset, timestamp_ms), message.key(), value, |each| each_header(message, each))
+}

@@ -1,0 +1,451 @@
+//! The one producer of a bus, and the thread that serves its answers.
+//!
+//! A publish goes to the client on the caller's thread. What has no answer is kept in the order of the calls
+//! ([`Publishes`]): a topic that is not known yet is looked up first, a client that is full is given the rest when
+//! answers have made room, and a client that failed for good is replaced, and its successor is given all of it again. So
+//! no caller is ever told to try again, which could not keep the order.
+
+use super::client;
+use super::properties::Properties;
+use super::publishes::{Number, Outcome, Publishes};
+use super::topics::{self, Creator, Layout};
+use super::trouble::{Sign, Trouble};
+use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
+use crate::event::Record;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, thread};
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
+};
+use std::collections::HashSet;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+/// How long the thread serves the client before it looks for what else there is to do.
+const SERVE: Duration = Duration::from_millis(25);
+/// How long a client that is given up has to tell what became of its publishes.
+const GIVE_UP: Duration = Duration::from_secs(5);
+/// After a failed attempt (to look a topic up, to make a client), the next.
+const REST: Duration = Duration::from_millis(200);
+/// How long one asking of the brokers takes at most.
+const ASK: Duration = Duration::from_millis(500);
+
+pub(super) type Client = BaseProducer<Answers>;
+type Answer = Result<Stored, PublishFault>;
+
+/// A publish without an answer.
+struct Publish {
+    topic: Arc<str>,
+    record: Arc<Record>,
+    ticket: Box<dyn Ticket>,
+}
+
+pub(super) struct Producer {
+    properties: Properties,
+    addresses: String,
+    creator: Arc<Creator>,
+    creates_topics: bool,
+    /// Shared with the client's callbacks.
+    shared: Arc<Shared>,
+    is_closed: AtomicBool,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+/// What the callbacks and the callers share. Locks, outermost first: `line`, `client`.
+pub(super) struct Shared {
+    line: Mutex<Publishes<Publish>>,
+    client: Mutex<Option<Arc<Client>>>,
+    /// Topics that exist.
+    known: Mutex<HashSet<Arc<str>>>,
+    trouble: Mutex<Trouble>,
+    /// What the client said when it was refused.
+    refusal: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
+}
+
+/// The callbacks of one client.
+pub(super) struct Answers(Arc<Shared>);
+
+impl ClientContext for Answers {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let text = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
+        if client::is_refusal(code) {
+            self.0.refusal.lock().get_or_insert(text.clone());
+        }
+        if let Some(kind) = client::kind_of(code) {
+            self.0.trouble.lock().heard(kind, &text, Instant::now());
+        }
+        *self.0.last_error.lock() = Some(text);
+    }
+}
+
+impl ProducerContext for Answers {
+    type DeliveryOpaque = Number;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: Number) {
+        let outcome = match result {
+            Ok(message) => Outcome::Answered(Ok(Stored {
+                partition: message.partition() as u32,
+                offset: message.offset() as u64,
+            })),
+            Err((error, message)) => self.0.outcome(error, message.topic()),
+        };
+        let ended = self.0.line.lock().ended(number, outcome);
+        // Without the lock: the publisher goes on from here with its next publishes.
+        if let Some((publish, answer)) = ended {
+            publish.ticket.answer(answer);
+        }
+    }
+}
+
+impl Shared {
+    /// What an error of the client means for a publish.
+    fn outcome(&self, error: &KafkaError, topic: &str) -> Outcome<Answer> {
+        use RDKafkaErrorCode as E;
+        let refused = |reason: String| Outcome::Answered(Err(PublishFault::Permanent(reason)));
+        match error.rdkafka_error_code() {
+            Some(E::PurgeQueue | E::PurgeInflight | E::Fatal | E::BrokerDestroy | E::State) => {
+                Outcome::Returned
+            }
+            // Errors that poison the numbering: the client is of no use any more, and nothing may pass this publish.
+            Some(
+                E::OutOfOrderSequenceNumber
+                | E::UnknownProducerId
+                | E::InvalidProducerEpoch
+                | E::InvalidProducerIdMapping
+                | E::GaplessGuarantee,
+            ) => Outcome::Returned,
+            Some(E::UnknownTopic | E::UnknownPartition | E::UnknownTopicOrPartition) => {
+                self.known.lock().remove(topic);
+                refused(no_such_topic(topic))
+            }
+            Some(E::MessageSizeTooLarge | E::InvalidMessageSize | E::MessageBatchTooLarge) => {
+                refused(format!(
+                    "the record is larger than topic `{topic}` takes; its limit is the topic's `max.message.bytes`, by \
+                 default the brokers' `message.max.bytes`"
+                ))
+            }
+            Some(E::MessageTimedOut) => refused(format!(
+                "no acknowledgement from `{topic}` within `message.timeout.ms` of `kafka.properties`; it may be \
+                 stored all the same"
+            )),
+            _ => refused(format!("topic `{topic}`: {error}")),
+        }
+    }
+}
+
+fn no_such_topic(topic: &str) -> String {
+    BrokerError::NoSuchTopic { topic: topic.to_owned() }.to_string()
+}
+
+impl Producer {
+    /// A producer whose client is made and not served yet.
+    ///
+    /// # Errors
+    /// If librdkafka does not take the properties.
+    pub(super) fn new(
+        properties: Properties,
+        addresses: String,
+        creator: Arc<Creator>,
+        creates_topics: bool,
+    ) -> Result<Self, KafkaError> {
+        let shared = Arc::new(Shared {
+            line: Mutex::new(Publishes::new()),
+            client: Mutex::default(),
+            known: Mutex::default(),
+            trouble: Mutex::default(),
+            refusal: Mutex::default(),
+            last_error: Mutex::default(),
+        });
+        let producer = Self {
+            properties,
+            addresses,
+            creator,
+            creates_topics,
+            shared,
+            is_closed: AtomicBool::new(false),
+            thread: Mutex::default(),
+        };
+        producer.renew()?;
+        Ok(producer)
+    }
+
+    fn renew(&self) -> Result<(), KafkaError> {
+        let answers = Answers(self.shared.clone());
+        let client = Client::from_config_and_context(&client::configuration(&self.properties), answers)?;
+        let mut line = self.shared.line.lock();
+        *self.shared.client.lock() = Some(Arc::new(client));
+        line.open();
+        Ok(())
+    }
+
+    /// The client, for questions; none when it is being replaced.
+    pub(super) fn client(&self) -> Option<Arc<Client>> {
+        self.shared.client.lock().clone()
+    }
+
+    /// What the client said last, and what it said when it was refused.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.shared.refusal.lock().clone()
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.shared.last_error.lock().clone()
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<()> {
+        let producer = self.clone();
+        let run = move || producer.run();
+        let started = thread::Builder::new().name("keylane-kafka-producer".to_owned()).spawn(run)?;
+        *self.thread.lock() = Some(started);
+        Ok(())
+    }
+
+    /// Notes that a topic exists.
+    pub(super) fn know(&self, topic: &str) {
+        self.shared.known.lock().insert(topic.into());
+    }
+
+    pub(super) fn publish(&self, topic: &Arc<str>, record: Arc<Record>, ticket: Box<dyn Ticket>) {
+        // ORDERING: Relaxed; the publisher is closed before this, so that a publish after it is none that anybody awaits.
+        if self.is_closed.load(Ordering::Relaxed) {
+            return ticket.answer(Err(PublishFault::Permanent(BrokerError::Closed.to_string())));
+        }
+        self.shared.line.lock().offer(Publish { topic: topic.clone(), record, ticket });
+        self.give();
+    }
+
+    /// Gives the client what it takes, in order.
+    fn give(&self) {
+        loop {
+            let mut line = self.shared.line.lock();
+            let Some((number, publish)) = line.next() else { return };
+            // Looked up by the thread.
+            if !self.shared.known.lock().contains(&publish.topic) {
+                return;
+            }
+            let Some(client) = self.client() else { return };
+            let error = match send(&client, number, publish) {
+                Ok(()) => {
+                    line.given(number);
+                    continue;
+                }
+                // Answers make room, and the thread comes back.
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => return,
+                Err(error) => error,
+            };
+            let topic = publish.topic.clone();
+            let answer = match error.rdkafka_error_code() {
+                // It was deleted: looked up again, to be told or created.
+                Some(
+                    RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownTopicOrPartition,
+                ) => {
+                    self.shared.known.lock().remove(&topic);
+                    return;
+                }
+                _ => match self.shared.outcome(&error, &topic) {
+                    Outcome::Answered(answer) => answer,
+                    // The thread replaces the client.
+                    Outcome::Returned => return line.close(),
+                },
+            };
+            let publish = line.remove(number);
+            drop(line);
+            if let Some(publish) = publish {
+                publish.ticket.answer(answer);
+            }
+        }
+    }
+
+    fn run(&self) {
+        let mut rest_until = Instant::now();
+        let mut told_since = None;
+        // ORDERING: Relaxed; nothing is handed over by it.
+        while !self.is_closed.load(Ordering::Relaxed) {
+            let Some(client) = self.client() else {
+                thread::sleep(REST);
+                if let Err(error) = self.renew() {
+                    tracing::error!(%error, "no new producer; trying again");
+                }
+                continue;
+            };
+            client.poll(SERVE);
+            let fatal = client.client().fatal_error();
+            if fatal.is_some() || !self.shared.line.lock().is_open() {
+                self.replace(client, fatal);
+                continue;
+            }
+            let now = Instant::now();
+            if now >= rest_until && !self.look_up_next(&client) {
+                rest_until = now + REST;
+            }
+            self.give();
+            self.watch(&client, now, &mut told_since);
+        }
+        drop(self.shared.client.lock().take());
+        // Whoever waits for these was answered by the publisher, which is closed first.
+        drop(self.shared.line.lock().drain());
+    }
+
+    /// Looks up the topic of the next publish, if that is what it waits for. False: not now.
+    fn look_up_next(&self, client: &Client) -> bool {
+        loop {
+            let topic = {
+                let line = self.shared.line.lock();
+                let Some((_, publish)) = line.next() else { return true };
+                publish.topic.clone()
+            };
+            if self.shared.known.lock().contains(&topic) {
+                return true;
+            }
+            let found = match topics::look_up(client.client(), &topic, ASK) {
+                Ok(None) if self.creates_topics => self.creator.create(&topic).map(|_| true),
+                Ok(found) => Ok(found.is_some()),
+                Err(error) => Err(error),
+            };
+            let refused = match found {
+                Ok(true) => {
+                    self.know(&topic);
+                    self.give();
+                    continue;
+                }
+                Err(BrokerError::Transient(reason)) => {
+                    tracing::debug!(reason, "a topic could not be looked up; trying again");
+                    return false;
+                }
+                Ok(false) => no_such_topic(&topic),
+                Err(error) => error.to_string(),
+            };
+            // All of it that waits is refused alike; publishes to other topics go on.
+            let first = {
+                let mut line = self.shared.line.lock();
+                let number =
+                    line.next().filter(|(_, publish)| publish.topic == topic).map(|(number, _)| number);
+                number.and_then(|number| line.remove(number))
+            };
+            if let Some(publish) = first {
+                publish.ticket.answer(Err(PublishFault::Permanent(refused)));
+            }
+        }
+    }
+
+    /// Gives the client up: what it has no answer for comes back, and a new one is given all of it in order.
+    fn replace(&self, client: Arc<Client>, fatal: Option<(RDKafkaErrorCode, String)>) {
+        let reason = fatal.map_or_else(|| "it lost count of its records".to_owned(), |(_, reason)| reason);
+        self.shared.line.lock().close();
+        drop(self.shared.client.lock().take());
+        client.purge(PurgeConfig::default().queue().inflight());
+        let until = Instant::now() + GIVE_UP;
+        while client.in_flight_count() > 0 && Instant::now() < until {
+            client.poll(Duration::from_millis(5));
+        }
+        let unanswered = self.shared.line.lock().len();
+        tracing::warn!(
+            reason,
+            unanswered,
+            "the producer has failed for good and is replaced; what was not acknowledged is sent again in its order, so \
+             that some records may be stored twice"
+        );
+    }
+
+    /// Says when the brokers do not answer, and when they do again.
+    fn watch(&self, client: &Client, now: Instant, told_since: &mut Option<Instant>) {
+        let is_due = self.shared.trouble.lock().ask_at().is_some_and(|at| now >= at);
+        if is_due {
+            // Of a topic that is known anyway; without one, of all.
+            let topic = self.shared.known.lock().iter().next().cloned();
+            let asked = client.client().fetch_metadata(topic.as_deref(), ASK);
+            let mut trouble = self.shared.trouble.lock();
+            match asked {
+                Ok(_) => trouble.works(Sign::Answer),
+                Err(error) => trouble.unanswered(&error.to_string(), Instant::now()),
+            }
+        }
+        let reason = self.shared.trouble.lock().reason().map(str::to_owned);
+        match (reason, *told_since) {
+            (Some(reason), None) => {
+                *told_since = Some(now);
+                let unacknowledged = self.shared.line.lock().len();
+                let addresses = &*self.addresses;
+                tracing::warn!(
+                    reason,
+                    addresses,
+                    unacknowledged,
+                    "the producer has no broker; publishes wait until one answers"
+                );
+            }
+            (None, Some(since)) => {
+                *told_since = None;
+                let after = now.saturating_duration_since(since);
+                tracing::info!(?after, "the producer has a broker again");
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks a topic up for somebody who waits.
+    pub(super) fn layout(&self, topic: &str, limit: Duration) -> Result<Option<Layout>, BrokerError> {
+        let Some(client) = self.client() else {
+            return Err(BrokerError::Transient("the producer is being replaced".to_owned()));
+        };
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+            match topics::look_up(client.client(), topic, left) {
+                // A topic that was created a moment ago has its leaders soon.
+                Err(BrokerError::Transient(_)) if Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(50))
+                }
+                found => return found,
+            }
+        }
+    }
+
+    /// Ends the thread and the client.
+    pub(super) fn close(&self) {
+        // ORDERING: Relaxed; see `publish`.
+        self.is_closed.store(true, Ordering::Relaxed);
+        let Some(serving) = self.thread.lock().take() else { return };
+        // The last one who has the bus may be an answer, which comes on that thread; then it ends by itself.
+        if serving.thread().id() != thread::current().id() && serving.join().is_err() {
+            tracing::error!("the producer's thread ended by a panic");
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        // Its callbacks keep what they share with it.
+        drop(self.shared.client.lock().take());
+    }
+}
+
+fn send(client: &Client, number: Number, publish: &Publish) -> Result<(), KafkaError> {
+    let record = &*publish.record;
+    let mut message =
+        BaseRecord::<[u8], [u8], Number>::with_opaque_to(&publish.topic, number).payload(&record.value[..]);
+    if let Some(key) = &record.key {
+        message = message.key(&key[..]);
+    }
+    if let Ok(age) = record.timestamp.duration_since(UNIX_EPOCH) {
+        message = message.timestamp(age.as_millis() as i64);
+    }
+    if !record.headers.is_empty() {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in record.headers.iter() {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        message = message.headers(headers);
+    }
+    client.send(message).map_err(|(error, _)| error)
+}

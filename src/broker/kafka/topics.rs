@@ -1,0 +1,157 @@
+//! Topics: looked up, and created where that is allowed.
+
+use super::client;
+use super::properties::Properties;
+use crate::broker::BrokerError;
+use crate::config::KafkaConfig;
+use crate::op::block_on_timeout;
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::config::FromClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::time::Duration;
+
+/// What a topic is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) partitions: u32,
+    /// Copies of each partition; 0: as the brokers do by default.
+    pub(super) replicas: u32,
+}
+
+/// What the brokers say of a topic; none if it does not exist.
+pub(super) fn look_up<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    limit: Duration,
+) -> Result<Option<Layout>, BrokerError> {
+    let metadata = client.fetch_metadata(Some(topic), limit).map_err(|error| {
+        BrokerError::Transient(format!("the brokers do not answer when asked about topic `{topic}`: {error}"))
+    })?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    match found.error().map(RDKafkaErrorCode::from) {
+        None | Some(RDKafkaErrorCode::NoError) => {}
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+        Some(code @ RDKafkaErrorCode::LeaderNotAvailable) => {
+            return Err(BrokerError::Transient(format!("topic `{topic}`: {code}")));
+        }
+        Some(code) => return Err(BrokerError::Refused(format!("topic `{topic}`: {code}"))),
+    }
+    let replicas = found.partitions().first().map_or(0, |partition| partition.replicas().len() as u32);
+    // It was created a moment ago, and the brokers have no leaders for it yet.
+    if found.partitions().is_empty() {
+        return Err(BrokerError::Transient(format!("topic `{topic}` has no partitions yet")));
+    }
+    Ok(Some(Layout { partitions: found.partitions().len() as u32, replicas }))
+}
+
+/// Creates topics as the configuration says.
+pub(super) struct Creator {
+    properties: Properties,
+    wanted: Layout,
+    limit: Duration,
+}
+
+impl Creator {
+    pub(super) fn new(properties: Properties, config: &KafkaConfig) -> Self {
+        let wanted = Layout { partitions: config.partitions as u32, replicas: config.replicas as u32 };
+        Self { properties, wanted, limit: config.connect_timeout }
+    }
+
+    /// What is asked for and what is there, if they differ.
+    pub(super) fn compare(&self, topic: &str, found: Layout) -> Result<(), BrokerError> {
+        let Layout { partitions, replicas } = self.wanted;
+        let is_same = found.partitions == partitions && (replicas == 0 || found.replicas == replicas);
+        if is_same {
+            return Ok(());
+        }
+        let wanted_replicas = if replicas == 0 { "any".to_owned() } else { replicas.to_string() };
+        Err(BrokerError::Refused(format!(
+            "topic `{topic}` exists with {} partitions and {} replicas; `kafka.partitions` = {partitions} and \
+             `kafka.replicas` = {wanted_replicas} were asked for: change these, or the topic",
+            found.partitions, found.replicas,
+        )))
+    }
+
+    /// Creates the topic. Whether it was not there: somebody else may have been first.
+    pub(super) fn create(&self, topic: &str) -> Result<bool, BrokerError> {
+        let Layout { partitions, replicas } = self.wanted;
+        // A client of its own: it has a thread, which is not kept for something so rare.
+        let admin =
+            AdminClient::<DefaultClientContext>::from_config(&client::configuration(&self.properties))
+                .map_err(|error| {
+                    BrokerError::Refused(format!("topic `{topic}` can't be created: {error}"))
+                })?;
+        let replication = TopicReplication::Fixed(if replicas == 0 { -1 } else { replicas as i32 });
+        let topics = [NewTopic::new(topic, partitions as i32, replication)];
+        let limits =
+            AdminOptions::new().request_timeout(Some(self.limit)).operation_timeout(Some(self.limit));
+        let created =
+            block_on_timeout(admin.create_topics(&topics, &limits), self.limit + Duration::from_secs(1));
+        let code = match created {
+            None => RDKafkaErrorCode::OperationTimedOut,
+            Some(Ok(results)) => match results.into_iter().next() {
+                None | Some(Ok(_)) => RDKafkaErrorCode::NoError,
+                Some(Err((_, code))) => code,
+            },
+            Some(Err(KafkaError::AdminOp(code))) => code,
+            Some(Err(error)) => return Err(BrokerError::Transient(format!("topic `{topic}`: {error}"))),
+        };
+        match code {
+            RDKafkaErrorCode::NoError => {
+                let replicas = if replicas == 0 {
+                    "as the brokers do by default".to_owned()
+                } else {
+                    replicas.to_string()
+                };
+                tracing::info!(topic, partitions, replicas, "topic created");
+                Ok(true)
+            }
+            RDKafkaErrorCode::TopicAlreadyExists => Ok(false),
+            RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::NotController => {
+                Err(BrokerError::Transient(format!("topic `{topic}` could not be created: {code}")))
+            }
+            code => Err(BrokerError::Refused(format!(
+                "topic `{topic}` can't be created with {partitions} partitions and {replicas} replicas (0: the \
+                 brokers' default): {code}"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BusUrl, Config};
+
+    fn creator(toml: &str) -> Creator {
+        let config = Config::from_toml(toml).unwrap();
+        let url = BusUrl::parse("kafka://localhost").unwrap();
+        Creator::new(super::super::properties::client(&url, &config), &config.kafka)
+    }
+
+    #[test]
+    fn a_topic_that_is_otherwise_is_refused_with_both_sides() {
+        let creator = creator("kafka = { partitions = 4, replicas = 3 }");
+        assert_eq!(creator.compare("orders", Layout { partitions: 4, replicas: 3 }), Ok(()));
+        let found = Layout { partitions: 8, replicas: 1 };
+        let error = creator.compare("orders", found).unwrap_err().to_string();
+        for part in
+            ["`orders`", "8 partitions", "1 replicas", "`kafka.partitions` = 4", "`kafka.replicas` = 3"]
+        {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_brokers_default_of_replicas_is_not_compared() {
+        let creator = creator("kafka.partitions = 4");
+        assert_eq!(creator.compare("orders", Layout { partitions: 4, replicas: 3 }), Ok(()));
+        assert!(creator.compare("orders", Layout { partitions: 5, replicas: 3 }).is_err());
+    }
+}

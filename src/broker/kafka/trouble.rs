@@ -1,0 +1,134 @@
+//! Whether the brokers answer: what is heard of errors, and what asking them says. A state machine without a client or a
+//! clock in it.
+
+use std::time::{Duration, Instant};
+
+/// How long after an error of a connection the brokers are asked, and how long between two askings while they do not
+/// answer.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// What an error says about the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A connection: another one may be there, so the brokers are asked before anything is said.
+    Connection,
+    /// This user or this topic is refused: over when an asking succeeds.
+    Refused,
+    /// The group does not take this member, which asking does not show.
+    Group,
+}
+
+/// What shows that something works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// The brokers answered when they were asked.
+    Answer,
+    /// The group, or the topics, gave what was wanted: partitions, records, a commit.
+    Work,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    suspected: Option<String>,
+    known: Option<(Kind, String)>,
+    ask_at: Option<Instant>,
+}
+
+impl Trouble {
+    /// An error was heard of.
+    pub(super) fn heard(&mut self, kind: Kind, reason: &str, now: Instant) {
+        match kind {
+            Kind::Group => return self.known = Some((kind, reason.to_owned())),
+            Kind::Refused => self.known = Some((kind, reason.to_owned())),
+            Kind::Connection if self.known.is_none() => self.suspected = Some(reason.to_owned()),
+            Kind::Connection => {}
+        }
+        self.ask_at.get_or_insert(now);
+    }
+
+    /// When the brokers are to be asked.
+    pub(super) fn ask_at(&self) -> Option<Instant> {
+        self.ask_at
+    }
+
+    /// Asking them failed.
+    pub(super) fn unanswered(&mut self, reason: &str, now: Instant) {
+        let reason = match self.suspected.take() {
+            Some(suspected) if suspected != reason => format!("{reason}; before that: {suspected}"),
+            Some(_) | None => reason.to_owned(),
+        };
+        // What was said first says most.
+        self.known.get_or_insert((Kind::Connection, reason));
+        self.ask_at = Some(now + ASK_EVERY);
+    }
+
+    /// Something works.
+    pub(super) fn works(&mut self, sign: Sign) {
+        match (&self.known, sign) {
+            (Some((Kind::Group, _)), Sign::Answer) => (self.suspected, self.ask_at) = (None, None),
+            // A suspicion is about one of many connections, and records may come by another.
+            (None, Sign::Work) => {}
+            (_, Sign::Work | Sign::Answer) => *self = Self::default(),
+        }
+    }
+
+    /// Why nothing goes on, if that is so.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.known.as_ref().map(|(_, reason)| reason.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_lost_connection_is_no_trouble_if_the_brokers_answer() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.heard(Kind::Connection, "b:9092 hung up", now);
+        assert_eq!((trouble.ask_at(), trouble.reason()), (Some(now), None));
+        trouble.works(Sign::Answer);
+        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+    }
+
+    #[test]
+    fn brokers_that_do_not_answer_are_trouble_until_they_do() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.heard(Kind::Connection, "refused", now);
+        trouble.unanswered("no answer", now);
+        assert_eq!(trouble.reason(), Some("no answer; before that: refused"));
+        assert_eq!(trouble.ask_at(), Some(now + ASK_EVERY));
+        trouble.unanswered("no answer", now);
+        trouble.works(Sign::Answer);
+        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+    }
+
+    #[test]
+    fn a_refusal_is_said_at_once() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.heard(Kind::Refused, "wrong password", now);
+        assert_eq!((trouble.ask_at(), trouble.reason()), (Some(now), Some("wrong password")));
+        trouble.unanswered("no answer", now);
+        assert_eq!(trouble.reason(), Some("wrong password"), "what was said first says most");
+        trouble.works(Sign::Answer);
+        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+    }
+
+    #[test]
+    fn what_the_group_refuses_is_over_when_the_group_works() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.heard(Kind::Group, "not authorized", now);
+        trouble.works(Sign::Answer);
+        assert_eq!(trouble.reason(), Some("not authorized"));
+        trouble.works(Sign::Work);
+        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+    }
+
+    #[test]
+    fn records_do_not_hide_a_suspicion() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.heard(Kind::Connection, "b:9092 hung up", now);
+        trouble.works(Sign::Work);
+        assert_eq!(trouble.ask_at(), Some(now));
+    }
+}

@@ -1,0 +1,319 @@
+//! A position's records settled ahead, as text that a broker keeps beside a committed offset.
+//!
+//! `kl1:` and a letter for the form, then digits of six bits in the alphabet of base64url. Form `r`: the gap to each
+//! range and its length, less one, in digits of five bits with the sixth for "more follow". Form `b`: a bit for each
+//! offset from the watermark on, lowest first. The shorter one is taken: ranges where few records are behind, bits
+//! where every other one is. What is not in this format is of somebody else, and is ignored.
+
+use super::{Committed, Position};
+use std::ops::Range;
+
+const RANGES: &str = "kl1:r";
+const BITS: &str = "kl1:b";
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Says in a digit of a number that more follow.
+const MORE: u8 = 0x20;
+
+/// Writes what is settled ahead into at most `limit` bytes of ASCII: all of it, or where that does not fit all below
+/// some offset. [`Committed::Crowded`] when more than three quarters of the room are taken, so that fetching stops
+/// before anything has to be left out.
+pub(crate) fn encode(position: &Position, limit: usize) -> (String, Committed) {
+    let Some(room) = limit.checked_sub(RANGES.len()).filter(|_| !position.ahead.is_empty()) else {
+        let is_all = position.ahead.is_empty();
+        return (String::new(), if is_all { Committed::All } else { Committed::Crowded });
+    };
+    let all: u64 = position.ahead.iter().map(|range| range.end - range.start).sum();
+    let ranges = Cut::of(encode_ranges(position, room), RANGES);
+    // Where the ranges fit, more bits than they take are of no use, and one far range would be very many.
+    let worth = if ranges.records == all { ranges.digits.len() } else { room };
+    let bits = Cut::of(encode_bits(position, worth), BITS);
+    // More records first, then fewer digits.
+    let is_longer = (bits.records, ranges.digits.len()) > (ranges.records, bits.digits.len());
+    let Cut { records, digits, prefix } = if is_longer { bits } else { ranges };
+    let is_crowded = records < all || prefix.len() + digits.len() > limit / 4 * 3;
+    (prefix.to_owned() + &digits, if is_crowded { Committed::Crowded } else { Committed::All })
+}
+
+/// Reads back what [`encode`] wrote beside this watermark; nothing if it is something else.
+pub(crate) fn decode(text: &str, watermark: u64) -> Vec<Range<u64>> {
+    let decoded = if let Some(digits) = text.strip_prefix(RANGES) {
+        decode_ranges(digits.as_bytes(), watermark)
+    } else if let Some(digits) = text.strip_prefix(BITS) {
+        decode_bits(digits.as_bytes(), watermark)
+    } else {
+        None
+    };
+    decoded.unwrap_or_default()
+}
+
+/// As much as fitted, and how many records that is.
+struct Cut {
+    records: u64,
+    digits: String,
+    prefix: &'static str,
+}
+
+impl Cut {
+    fn of((digits, records): (String, u64), prefix: &'static str) -> Self {
+        Self { records, digits, prefix }
+    }
+}
+
+fn encode_ranges(position: &Position, room: usize) -> (String, u64) {
+    let (mut text, mut records, mut at) = (String::new(), 0, position.watermark);
+    for range in &position.ahead {
+        let before = text.len();
+        push_number(range.start - at, &mut text);
+        push_number(range.end - range.start - 1, &mut text);
+        if text.len() > room {
+            text.truncate(before);
+            break;
+        }
+        records += range.end - range.start;
+        at = range.end;
+    }
+    (text, records)
+}
+
+fn encode_bits(position: &Position, room: usize) -> (String, u64) {
+    let (mut digits, mut records) = (Vec::<u8>::new(), 0);
+    let end = (room as u64).saturating_mul(6);
+    for range in &position.ahead {
+        let first = range.start - position.watermark;
+        let last = (range.end - position.watermark).min(end);
+        for bit in first..last {
+            let digit = (bit / 6) as usize;
+            if digits.len() <= digit {
+                digits.resize(digit + 1, 0);
+            }
+            digits[digit] |= 1 << (bit % 6);
+            records += 1;
+        }
+        if last == end {
+            break;
+        }
+    }
+    (digits.into_iter().map(digit).collect(), records)
+}
+
+fn digit(value: u8) -> char {
+    char::from(DIGITS[usize::from(value)])
+}
+
+fn push_number(mut number: u64, text: &mut String) {
+    loop {
+        let low = (number % u64::from(MORE)) as u8;
+        number /= u64::from(MORE);
+        text.push(digit(if number == 0 { low } else { low | MORE }));
+        if number == 0 {
+            return;
+        }
+    }
+}
+
+fn value(digit: u8) -> Option<u8> {
+    match digit {
+        b'A'..=b'Z' => Some(digit - b'A'),
+        b'a'..=b'z' => Some(digit - b'a' + 26),
+        b'0'..=b'9' => Some(digit - b'0' + 52),
+        b'-' => Some(62),
+        b'_' => Some(63),
+        _ => None,
+    }
+}
+
+/// Takes one number from the front. Offsets have 63 bits, which are 13 digits.
+fn take_number(digits: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for place in 0..13 {
+        let (first, rest) = digits.split_first()?;
+        *digits = rest;
+        let value = value(*first)?;
+        number |= u64::from(value & !MORE).checked_shl(5 * place)?;
+        if value & MORE == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn decode_ranges(mut digits: &[u8], watermark: u64) -> Option<Vec<Range<u64>>> {
+    let (mut ranges, mut at) = (Vec::new(), watermark);
+    while !digits.is_empty() {
+        let start = at.checked_add(take_number(&mut digits)?)?;
+        let end = start.checked_add(take_number(&mut digits)?)?.checked_add(1)?;
+        i64::try_from(end).ok()?;
+        ranges.push(start..end);
+        at = end;
+    }
+    Some(ranges)
+}
+
+fn decode_bits(digits: &[u8], watermark: u64) -> Option<Vec<Range<u64>>> {
+    let mut ranges = Vec::<Range<u64>>::new();
+    for (place, digit) in digits.iter().enumerate() {
+        let bits = value(*digit)?;
+        for bit in (0..6).filter(|bit| bits >> bit & 1 != 0) {
+            let offset = watermark.checked_add(place as u64 * 6 + bit)?;
+            let end = offset.checked_add(1)?;
+            i64::try_from(end).ok()?;
+            match ranges.last_mut() {
+                Some(last) if last.end == offset => last.end = end,
+                _ => ranges.push(offset..end),
+            }
+        }
+    }
+    Some(ranges)
+}
+
+/// For the fuzzer: whatever the text is, reading it ends, and what it says can be written and read again.
+///
+/// # Panics
+/// If it can't.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survives(text: &str, watermark: u64) {
+    let ahead = decode(text, watermark);
+    let mut at = watermark;
+    for range in &ahead {
+        assert!(range.start >= at && range.end > range.start, "{ahead:?} is not ascending");
+        at = range.end;
+    }
+    // Long ranges are many bits, and the text of the ranges is never longer than what it was read from.
+    if ahead.iter().map(|range| range.end - range.start).sum::<u64>() > 1 << 20 {
+        return;
+    }
+    // Ranges that touch are read back as one; the same records all the same.
+    let position = Position { watermark, ahead: joined(&ahead) };
+    let (again, _) = encode(&position, usize::MAX);
+    assert_eq!(joined(&decode(&again, watermark)), position.ahead);
+}
+
+#[cfg(any(test, fuzzing))]
+fn joined(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut joined = Vec::<Range<u64>>::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range.clone()),
+        }
+    }
+    joined
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    use std::collections::BTreeSet;
+
+    /// Gaps and lengths, from runs of single records to far jumps.
+    fn positions() -> impl Strategy<Value = Position> {
+        let part = prop_oneof![
+            6 => (1..4_u64, 1..4_u64),
+            2 => (1..200_u64, 1..300_u64),
+            1 => (1..1_u64 << 40, 1..50_u64),
+        ];
+        let parts =
+            prop_oneof![prop::collection::vec(part.clone(), 0..40), prop::collection::vec(part, 0..1_500)];
+        (0..1_u64 << 60, parts).prop_map(|(watermark, parts)| {
+            let mut at = watermark;
+            let ahead = parts
+                .into_iter()
+                .map(|(gap, length)| {
+                    let start = at + gap;
+                    at = start + length;
+                    start..at
+                })
+                .collect();
+            Position { watermark, ahead }
+        })
+    }
+
+    fn offsets(ranges: &[Range<u64>]) -> BTreeSet<u64> {
+        ranges.iter().cloned().flatten().collect()
+    }
+
+    type Encode = fn(&Position, usize) -> (String, Committed);
+
+    /// What is read back is what was settled below some offset, or all of it where that is said.
+    fn check(position: &Position, limit: usize, encode: Encode) -> Result<(), TestCaseError> {
+        let (text, committed) = encode(position, limit);
+        prop_assert!(text.len() <= limit, "{} bytes where {} fit", text.len(), limit);
+        prop_assert!(text.is_ascii());
+        let (all, read) = (offsets(&position.ahead), offsets(&decode(&text, position.watermark)));
+        let prefix: BTreeSet<u64> = all.iter().take(read.len()).copied().collect();
+        prop_assert_eq!(&read, &prefix, "not what lies below some offset");
+        if committed == Committed::All {
+            prop_assert_eq!(read.len(), all.len(), "something is missing and it was not said");
+            prop_assert!(text.len() <= limit / 4 * 3, "no room is left and it was not said");
+        }
+        if all.is_empty() {
+            prop_assert_eq!(committed, Committed::All);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_settled_ahead_is_read_back_as_far_as_it_fits(position in positions(), limit in 0..5_000_usize) {
+            check(&position, limit, encode)?;
+        }
+
+        #[test]
+        fn with_room_for_all_all_is_read_back(position in positions()) {
+            let (text, committed) = encode(&position, 1 << 20);
+            prop_assert_eq!(decode(&text, position.watermark), position.ahead);
+            prop_assert_eq!(committed, Committed::All);
+        }
+
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "(kl1:[rb])?[A-Za-z0-9_-]{0,60}\\PC{0,3}", watermark in any::<u64>()) {
+            survives(&text, watermark);
+        }
+    }
+
+    #[test]
+    fn the_property_finds_a_record_that_is_left_out() {
+        let faulty: Encode = |position, limit| {
+            let mut position = position.clone();
+            if position.ahead.len() > 2 {
+                position.ahead.remove(1);
+            }
+            encode(&position, limit)
+        };
+        let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+        assert!(
+            TestRunner::new(config).run(&positions(), |position| check(&position, 4_096, faulty)).is_err()
+        );
+    }
+
+    #[test]
+    fn what_is_not_ours_is_ignored() {
+        for text in [
+            "",
+            "kl1:",
+            "kl2:rAA",
+            "kl1:x",
+            "kl1:r!",
+            "kl1:rA",
+            "kl1:b\u{e9}",
+            "somebody's",
+            "kl1:rggggggggggggggggA",
+        ] {
+            assert_eq!(decode(text, 7), Vec::<Range<u64>>::new(), "{text}");
+        }
+        assert_eq!(decode("kl1:r__________________________", u64::MAX), Vec::<Range<u64>>::new());
+        assert_eq!(decode("kl1:b_", u64::MAX - 2), Vec::<Range<u64>>::new());
+    }
+
+    #[test]
+    fn a_held_record_with_a_whole_window_behind_it_takes_a_few_bytes() {
+        let position =
+            Position { watermark: 1_000_000, ahead: std::iter::once(1_000_001..1_100_000).collect() };
+        assert_eq!(encode(&position, 4_096), ("kl1:rB-0hD".to_owned(), Committed::All));
+        let every_other = (0..4_096).map(|n| 2 * n + 1..2 * n + 2).collect();
+        let (text, committed) = encode(&Position { watermark: 0, ahead: every_other }, 4_096);
+        assert_eq!((text.len(), committed), (5 + 8_192 / 6 + 1, Committed::All));
+    }
+}

@@ -1,0 +1,239 @@
+//! What a group remembers: positions, what was settled ahead of them, where it begins, gaps.
+
+use crate::cluster::{committed, connect, connect_to, fresh, shared};
+use crate::support::servers::lease_listener;
+use crate::support::servers::proxy::{Protocol, Proxy};
+use crate::support::{eventually, number, numbered, within};
+use keylane::{HandlerError, Record, Start, Then};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+type Seen = Arc<Mutex<Vec<u64>>>;
+
+#[test]
+fn what_was_settled_ahead_is_not_handled_again_after_a_crash() {
+    let lease = lease_listener();
+    let proxy = Proxy::start(lease.advertised, lease.port, Protocol::Kafka);
+    let bus = connect_to(lease.advertised, 1, |_| {});
+    let topic = fresh("ahead");
+    bus.create_topic(&topic).wait().unwrap();
+    for n in 0..100 {
+        let key = if n % 10 == 3 { "held" } else { "free" };
+        bus.publish(&topic, numbered(key, n)).wait().unwrap();
+    }
+    let orders = bus
+        .subscribe_envelopes(&topic)
+        .group(&topic)
+        .then(Then::Hold)
+        .handle(|event| match event.aggregate_id() {
+            Some("held") => Err(HandlerError::terminal("planted")),
+            _ => Ok(()),
+        })
+        .unwrap();
+    eventually("the others are handled", || orders.stats().succeeded == 90).unwrap();
+    eventually("the position says so", || {
+        committed(shared().port, &topic, &topic, 0)
+            .is_some_and(|(offset, text)| offset == 3 && text.len() > 8)
+    })
+    .unwrap();
+    // It can't say good-bye.
+    proxy.set_reachable(false);
+    drop(orders);
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let other = connect(1);
+    let again = other
+        .subscribe_envelopes(&topic)
+        .group(&topic)
+        .handle(move |event| {
+            handled.lock().unwrap().push(number(event));
+            Ok(())
+        })
+        .unwrap();
+    within(Duration::from_secs(40), "the held ones are handled", || seen.lock().unwrap().len() >= 10)
+        .unwrap();
+    eventually("all is committed", || {
+        committed(shared().port, &topic, &topic, 0) == Some((100, String::new()))
+    })
+    .unwrap();
+    assert_eq!(*seen.lock().unwrap(), (0..10).map(|n| n * 10 + 3).collect::<Vec<_>>(), "and nothing else");
+    drop(again);
+}
+
+#[test]
+fn a_position_with_somebody_elses_text_beside_it_is_a_position() {
+    let (bus, topic) = (connect(1), fresh("foreign"));
+    for n in 0..10 {
+        bus.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .set("group.id", &topic)
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    let mut element = list.add_partition(&topic, 0);
+    element.set_offset(Offset::Offset(4)).unwrap();
+    element.set_metadata("somebody's");
+    consumer.commit(&list, CommitMode::Sync).unwrap();
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let _orders = bus
+        .subscribe_envelopes(&topic)
+        .group(&topic)
+        .handle(move |event| {
+            handled.lock().unwrap().push(number(event));
+            Ok(())
+        })
+        .unwrap();
+    eventually("the rest is handled", || seen.lock().unwrap().len() == 6).unwrap();
+    assert_eq!(*seen.lock().unwrap(), (4..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_group_that_begins_at_the_end_misses_nothing_after_it_joined() {
+    let lease = lease_listener();
+    let proxy = Proxy::start(lease.advertised, lease.port, Protocol::Kafka);
+    let bus = connect_to(lease.advertised, 1, |_| {});
+    let topic = fresh("latest");
+    bus.publish(&topic, numbered("key", 0)).wait().unwrap();
+    let orders =
+        bus.subscribe_envelopes(&topic).group(&topic).start(Start::Latest).handle(|_| Ok(())).unwrap();
+    orders.ready().wait().unwrap();
+    // A crash before anything was handled: the position is there all the same.
+    assert_eq!(committed(shared().port, &topic, &topic, 0), Some((1, String::new())));
+    proxy.set_reachable(false);
+    drop(orders);
+    let other = connect(1);
+    other.publish(&topic, numbered("key", 1)).wait().unwrap();
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let _again = other
+        .subscribe_envelopes(&topic)
+        .group(&topic)
+        .start(Start::Latest)
+        .handle(move |event| {
+            handled.lock().unwrap().push(number(event));
+            Ok(())
+        })
+        .unwrap();
+    within(Duration::from_secs(40), "it is handled", || !seen.lock().unwrap().is_empty()).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [1]);
+}
+
+#[test]
+fn what_a_transaction_took_back_is_not_handled() {
+    let (bus, topic) = (connect(1), fresh("transactions"));
+    bus.create_topic(&topic).wait().unwrap();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .set("transactional.id", &topic)
+        .create()
+        .unwrap();
+    producer.init_transactions(Duration::from_secs(30)).unwrap();
+    for (first, is_aborted) in [(0, false), (10, true), (20, false), (30, true)] {
+        producer.begin_transaction().unwrap();
+        for n in first..first + 10 {
+            let record = Record::from(&numbered("key", n));
+            let record = BaseRecord::to(&topic).key("key").payload(&record.value[..]);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        if is_aborted {
+            producer.flush(Duration::from_secs(30)).unwrap();
+            producer.abort_transaction(Duration::from_secs(30)).unwrap();
+        } else {
+            producer.commit_transaction(Duration::from_secs(30)).unwrap();
+        }
+    }
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let orders = bus
+        .subscribe_envelopes(&topic)
+        .group(&topic)
+        .handle(move |event| {
+            handled.lock().unwrap().push(number(event));
+            Ok(())
+        })
+        .unwrap();
+    eventually("the others are handled", || seen.lock().unwrap().len() >= 20).unwrap();
+    bus.publish(&topic, numbered("key", 40)).wait().unwrap();
+    eventually("the next one is handled", || seen.lock().unwrap().len() >= 21).unwrap();
+    assert_eq!(*seen.lock().unwrap(), (0..10).chain(20..30).chain([40]).collect::<Vec<_>>());
+    // 40 records, four ends of transactions, and one more.
+    eventually("its position is behind the gap", || {
+        committed(shared().port, &topic, &topic, 0) == Some((45, String::new()))
+    })
+    .unwrap();
+    assert!(orders.health().is_healthy());
+}
+
+#[test]
+fn a_compacted_topic_is_handled_over_its_gaps() {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+    let topic = fresh("compacted");
+    let admin: AdminClient<_> = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .create()
+        .unwrap();
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("segment.ms", "100"),
+        ("max.compaction.lag.ms", "100"),
+    ];
+    let new = settings
+        .into_iter()
+        .fold(NewTopic::new(&topic, 1, TopicReplication::Fixed(1)), |topic, (name, value)| {
+            topic.set(name, value)
+        });
+    smol::block_on(admin.create_topics(&[new], &AdminOptions::new())).unwrap();
+    let bus = connect(1);
+    for n in 0..200 {
+        bus.publish(&topic, numbered(&format!("key-{}", n % 3), n)).wait().unwrap();
+    }
+    // Segments that are not the newest are compacted; a group of its own looks how many are left.
+    let left = || {
+        let seen = Seen::default();
+        let handled = seen.clone();
+        let group = fresh("look");
+        let orders = bus
+            .subscribe_envelopes(&topic)
+            .group(&group)
+            .workers(1)
+            .handle(move |event| {
+                handled.lock().unwrap().push(number(event));
+                Ok(())
+            })
+            .unwrap();
+        let end = committed_is(&group, &topic, 200);
+        assert!(orders.health().is_healthy());
+        end.unwrap();
+        seen.lock().unwrap().clone()
+    };
+    let mut numbers = Vec::new();
+    within(Duration::from_secs(90), "the topic is compacted", || {
+        // A new segment needs a record.
+        numbers = left();
+        numbers.len() < 200
+    })
+    .unwrap();
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(sorted.len(), numbers.len(), "each once");
+    assert!(numbers.ends_with(&[199]) || numbers.contains(&199));
+    for key in 0..3 {
+        let of_key: Vec<_> = numbers.iter().filter(|n| *n % 3 == key).collect();
+        assert!(of_key.is_sorted(), "{of_key:?}");
+    }
+}
+
+fn committed_is(group: &str, topic: &str, offset: i64) -> Result<(), String> {
+    within(Duration::from_secs(30), "the group is at the end", || {
+        committed(shared().port, group, topic, 0).is_some_and(|(at, _)| at == offset)
+    })
+}
