@@ -26,6 +26,10 @@ impl Consumer {
         Some(sequence)
     }
 
+    fn acknowledge(&mut self, sequence: u64) {
+        self.pending.remove(&sequence);
+    }
+
     fn facts(&self) -> Facts {
         Facts { unacknowledged: self.pending.len(), sequence: self.upto, number: self.number }
     }
@@ -155,7 +159,7 @@ impl World {
             }
             Op::Ack(n) => {
                 for sequence in self.process.acks.drain(..n.min(self.process.acks.len())) {
-                    self.server.pending.remove(&sequence);
+                    self.server.acknowledge(sequence);
                 }
             }
             Op::Drop(n) => drop(self.process.arriving.drain(..n.min(self.process.arriving.len()))),
@@ -164,13 +168,13 @@ impl World {
                 self.process.collecting = 0;
                 // What was not confirmed is acknowledged over the next connection, before anything is looked at.
                 let acks = std::mem::take(&mut self.process.acks);
-                acks.iter().for_each(|sequence| drop(self.server.pending.remove(sequence)));
+                acks.iter().for_each(|sequence| self.server.acknowledge(*sequence));
                 let todo = self.look();
                 self.want(todo);
             }
             Op::Die(acks_arrive) => {
                 if acks_arrive {
-                    self.process.acks.iter().for_each(|sequence| drop(self.server.pending.remove(sequence)));
+                    self.process.acks.iter().for_each(|sequence| self.server.acknowledge(*sequence));
                 }
                 self.process = Process::new();
             }
