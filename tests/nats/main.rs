@@ -7,6 +7,7 @@ mod support;
 
 mod basics;
 mod crash;
+mod takeover;
 
 use keylane::{Bus, Config};
 use support::servers::{self, Server};
