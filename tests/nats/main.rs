@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod basics;
 mod crash;
+mod errors;
 mod takeover;
 
 use keylane::{Bus, Config};
