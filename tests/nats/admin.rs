@@ -56,7 +56,12 @@ impl Admin {
     /// Publishes as somebody who knows nothing of keylane.
     pub fn publish(&self, subject: &str, payload: &'static str) {
         self.runtime.block_on(async {
-            self.jetstream.publish(subject.to_owned(), payload.into()).await.expect("sent").await.expect("stored");
+            self.jetstream
+                .publish(subject.to_owned(), payload.into())
+                .await
+                .expect("sent")
+                .await
+                .expect("stored");
         });
     }
 
@@ -83,7 +88,8 @@ impl Admin {
 
 /// A server with this in its configuration file.
 pub fn configured(name: &str, config: &str) -> Server {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nats-{name}-{}.conf", std::process::id()));
+    let path =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nats-{name}-{}.conf", std::process::id()));
     std::fs::write(&path, config).expect("target can be written");
     servers::nats(&["--config", &path.to_string_lossy()])
 }

@@ -1,12 +1,12 @@
 //! What does not work says what, where, and what to do.
 
+use crate::admin::{Admin, configured};
 use crate::support::servers::{self, proxy::Protocol, proxy::Proxy};
 use crate::support::{capture_log, eventually, logged, number, numbered};
-use crate::admin::{Admin, configured};
 use crate::{connect, connect_to, server};
 use keylane::{
-    BrokerError, Config, ConnectError, Envelope, Problem, PublishError, Record, Start, SubscribeError, TopicError,
-    TryPublishError,
+    BrokerError, Config, ConnectError, Envelope, Problem, PublishError, Record, Start, SubscribeError,
+    TopicError, TryPublishError,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -57,7 +57,9 @@ fn a_topic_that_does_not_exist_is_not_created_unless_that_is_allowed() {
     };
     contains(&reason, &["`orders.new`", "`orders~new`", "create_topics"]);
     let subscribed = bus.subscribe("orders.new").group("billing").handle(|_| Ok(()));
-    assert!(matches!(subscribed, Err(SubscribeError::Broker(BrokerError::NoSuchTopic { topic })) if topic == "orders.new"));
+    assert!(
+        matches!(subscribed, Err(SubscribeError::Broker(BrokerError::NoSuchTopic { topic })) if topic == "orders.new")
+    );
     let creating = connect(&server, |config| config.nats.create_topics = true);
     creating.publish("orders.new", Record::new("x")).wait().unwrap();
     bus.publish("orders.new", Record::new("x")).wait().expect("it is there now, and this bus sees it");
@@ -79,13 +81,16 @@ fn a_stream_that_is_not_what_is_asked_for_is_an_error_with_both_sides() {
     contains(&text, &["1 replicas", "3 (", "nats.replicas"]);
     // One stream for all, which has not this topic's subjects.
     let shared = connect(&server, |config| config.nats.stream = "orders".to_owned());
-    let Err(PublishError::Refused { reason, .. }) = shared.publish("payments", Record::new("x")).wait() else {
+    let Err(PublishError::Refused { reason, .. }) = shared.publish("payments", Record::new("x")).wait()
+    else {
         panic!("it was stored somewhere")
     };
     contains(&reason, &["`orders`", "orders.*", "payments.*", "create_topics"]);
     // More replicas than there are servers.
     let three = connect(&server, |config| config.nats.replicas = 3);
-    let Err(error) = three.create_topic("replicated").wait() else { panic!("one server has no three copies") };
+    let Err(error) = three.create_topic("replicated").wait() else {
+        panic!("one server has no three copies")
+    };
     contains(&error.to_string(), &["`replicated`", "created", "10074"]);
 }
 
@@ -93,7 +98,8 @@ fn a_stream_that_is_not_what_is_asked_for_is_an_error_with_both_sides() {
 fn a_record_that_is_too_large_for_the_server_is_refused_before_it_is_sent() {
     let server = configured("payload", "max_payload: 10000\n");
     let bus = connect(&server, |config| config.nats.create_topics = true);
-    let Err(PublishError::Refused { reason, .. }) = bus.publish("orders", Record::new(vec![b'x'; 10_000])).wait()
+    let Err(PublishError::Refused { reason, .. }) =
+        bus.publish("orders", Record::new(vec![b'x'; 10_000])).wait()
     else {
         panic!("it was stored")
     };
@@ -107,8 +113,10 @@ fn a_full_stream_is_waited_for_and_drops_nothing() {
     let admin = Admin::of(&server);
     admin.limit_stream("orders", 10);
     let bus = connect(&server, |_| {});
-    let publishes: Vec<_> = (0..15).map(|n| bus.publish("orders", numbered(&format!("key-{n}"), n))).collect();
-    eventually("ten are stored", || publishes.iter().filter(|publish| publish.is_done()).count() == 10).unwrap();
+    let publishes: Vec<_> =
+        (0..15).map(|n| bus.publish("orders", numbered(&format!("key-{n}"), n))).collect();
+    eventually("ten are stored", || publishes.iter().filter(|publish| publish.is_done()).count() == 10)
+        .unwrap();
     eventually("the topic is known to be full", || {
         matches!(bus.try_publish("orders", numbered("more", 0)), Err(TryPublishError::Full(_)))
     })
@@ -179,7 +187,8 @@ fn cut_connections_cost_no_order_and_store_nothing_twice() {
     let came = came.lock().unwrap();
     assert_eq!(came.len(), 2_000, "something was handled twice");
     for key in 0..10 {
-        let of_key: Vec<u64> = came.iter().filter(|(k, _)| *k == format!("key-{key}")).map(|(_, n)| *n).collect();
+        let of_key: Vec<u64> =
+            came.iter().filter(|(k, _)| *k == format!("key-{key}")).map(|(_, n)| *n).collect();
         assert!(of_key.is_sorted() && of_key.len() == 200, "key-{key}: {of_key:?}");
     }
 }

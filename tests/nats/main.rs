@@ -9,6 +9,8 @@ mod admin;
 mod basics;
 mod crash;
 mod errors;
+mod keys;
+mod security;
 mod takeover;
 
 use keylane::{Bus, Config};

@@ -92,7 +92,11 @@ fn a_killed_instance_is_taken_over_in_order_and_soon() {
 #[test]
 fn a_silent_instance_is_taken_over_after_its_time_and_loses_what_it_had() {
     let server = server(&["orders"]);
-    let proxy = crate::support::servers::proxy::Proxy::start(0, server.port, crate::support::servers::proxy::Protocol::Nats);
+    let proxy = crate::support::servers::proxy::Proxy::start(
+        0,
+        server.port,
+        crate::support::servers::proxy::Protocol::Nats,
+    );
     let (cut_off, other) = (crate::connect_to(proxy.port(), soon), connect(&server, soon));
     let gate = Gate::default();
     let at = gate.clone();

@@ -58,7 +58,12 @@ pub(super) fn options(url: &BusUrl, config: &NatsConfig) -> Result<ConnectOption
         let text = read("nats.credentials", &config.credentials)?;
         options = options.credentials(&text).map_err(|_| {
             let problem = "holds no JWT and seed".to_owned();
-            unusable("nats.credentials", &config.credentials, problem, "a file as `nsc generate creds` writes it")
+            unusable(
+                "nats.credentials",
+                &config.credentials,
+                problem,
+                "a file as `nsc generate creds` writes it",
+            )
         })?;
     }
     if config.tls {
