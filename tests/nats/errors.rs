@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 fn connect_error(url: &str, tune: impl FnOnce(&mut Config)) -> ConnectError {
     let mut config = Config::default();
-    config.url = url.to_owned();
+    url.clone_into(&mut config.url);
     config.nats.connect_timeout = Duration::from_millis(600);
     tune(&mut config);
     let Err(error) = keylane::connect_with(config).wait() else { panic!("{url} was connected to") };

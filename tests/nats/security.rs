@@ -167,7 +167,7 @@ pub fn with_operator(name: &str) -> (Server, PathBuf) {
 
 fn config(url: &str) -> Config {
     let mut config = Config::default();
-    config.url = url.to_owned();
+    url.clone_into(&mut config.url);
     config.nats.create_topics = true;
     config.nats.connect_timeout = Duration::from_secs(5);
     config

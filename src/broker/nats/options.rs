@@ -27,11 +27,11 @@ pub(super) fn servers(url: &BusUrl, is_tls: bool) -> Result<Vec<ServerAddr>, Con
         .iter()
         .map(server)
         .collect::<Result<_, _>>()
-        .map_err(|error: std::io::Error| refused(url, error))
+        .map_err(|error: std::io::Error| refused(url, error.to_string()))
 }
 
-pub(super) fn refused(url: &BusUrl, reason: impl ToString) -> ConnectError {
-    ConnectError::Refused { system: "nats", addresses: addresses(url), reason: reason.to_string() }
+pub(super) fn refused(url: &BusUrl, reason: impl Into<String>) -> ConnectError {
+    ConnectError::Refused { system: "nats", addresses: addresses(url), reason: reason.into() }
 }
 
 /// Everything but what happens on events. Reads the files that the configuration names.
