@@ -214,7 +214,8 @@ mod tests {
             2 => (1..200_u64, 1..300_u64),
             1 => (1..1_u64 << 40, 1..50_u64),
         ];
-        let parts = prop_oneof![prop::collection::vec(part.clone(), 0..40), prop::collection::vec(part, 0..1_500)];
+        let parts =
+            prop_oneof![prop::collection::vec(part.clone(), 0..40), prop::collection::vec(part, 0..1_500)];
         (0..1_u64 << 60, parts).prop_map(|(watermark, parts)| {
             let mut at = watermark;
             let ahead = parts
@@ -282,12 +283,24 @@ mod tests {
             encode(&position, limit)
         };
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
-        assert!(TestRunner::new(config).run(&positions(), |position| check(&position, 4_096, faulty)).is_err());
+        assert!(
+            TestRunner::new(config).run(&positions(), |position| check(&position, 4_096, faulty)).is_err()
+        );
     }
 
     #[test]
     fn what_is_not_ours_is_ignored() {
-        for text in ["", "kl1:", "kl2:rAA", "kl1:x", "kl1:r!", "kl1:rA", "kl1:b\u{e9}", "somebody's", "kl1:rggggggggggggggggA"] {
+        for text in [
+            "",
+            "kl1:",
+            "kl2:rAA",
+            "kl1:x",
+            "kl1:r!",
+            "kl1:rA",
+            "kl1:b\u{e9}",
+            "somebody's",
+            "kl1:rggggggggggggggggA",
+        ] {
             assert_eq!(decode(text, 7), Vec::<Range<u64>>::new(), "{text}");
         }
         assert_eq!(decode("kl1:r__________________________", u64::MAX), Vec::<Range<u64>>::new());
@@ -296,7 +309,8 @@ mod tests {
 
     #[test]
     fn a_held_record_with_a_whole_window_behind_it_takes_a_few_bytes() {
-        let position = Position { watermark: 1_000_000, ahead: std::iter::once(1_000_001..1_100_000).collect() };
+        let position =
+            Position { watermark: 1_000_000, ahead: std::iter::once(1_000_001..1_100_000).collect() };
         assert_eq!(encode(&position, 4_096), ("kl1:rB-0hD".to_owned(), Committed::All));
         let every_other = (0..4_096).map(|n| 2 * n + 1..2 * n + 2).collect();
         let (text, committed) = encode(&Position { watermark: 0, ahead: every_other }, 4_096);

@@ -14,23 +14,29 @@ fn what_is_published_is_handled_and_committed() {
         .subscribe_envelopes(&topic)
         .group(&topic)
         .handle(move |event| {
-            handled.lock().unwrap().push((event.aggregate_id().unwrap_or_default().to_owned(), number(event)));
+            handled
+                .lock()
+                .unwrap()
+                .push((event.aggregate_id().unwrap_or_default().to_owned(), number(event)));
             Ok(())
         })
         .unwrap();
     orders.ready().wait().unwrap();
-    let receipts: Vec<_> = (0..300).map(|n| bus.publish(&topic, numbered(&format!("key-{}", n % 7), n))).collect();
+    let receipts: Vec<_> =
+        (0..300).map(|n| bus.publish(&topic, numbered(&format!("key-{}", n % 7), n))).collect();
     for receipt in receipts {
         assert!(receipt.wait().unwrap().partition() < 3);
     }
     eventually("all are handled", || seen.lock().unwrap().len() == 300).unwrap();
-    let committed = || (0..3).filter_map(|p| committed(shared().port, &topic, &topic, p)).map(|(o, _)| o).sum::<i64>();
+    let committed =
+        || (0..3).filter_map(|p| committed(shared().port, &topic, &topic, p)).map(|(o, _)| o).sum::<i64>();
     eventually("all is committed", || committed() == 300).unwrap();
     let report = bus.close(Duration::from_secs(10)).wait();
     assert_eq!((report.unacknowledged, report.subscriptions[0].unsettled.len()), (0, 0));
     for key in 0..7 {
         let key = format!("key-{key}");
-        let numbers: Vec<_> = seen.lock().unwrap().iter().filter(|(k, _)| *k == key).map(|(_, n)| *n).collect();
+        let numbers: Vec<_> =
+            seen.lock().unwrap().iter().filter(|(k, _)| *k == key).map(|(_, n)| *n).collect();
         assert!(numbers.is_sorted(), "{key}: {numbers:?}");
     }
 }

@@ -26,7 +26,8 @@ fn a_property_that_breaks_a_promise_is_refused_before_any_connection() {
         ("security.protocol", "hunter2"),
     ] {
         let since = Instant::now();
-        let error = connect_error(|config| drop(config.kafka.properties.0.insert(name.to_owned(), value.to_owned())));
+        let error =
+            connect_error(|config| drop(config.kafka.properties.0.insert(name.to_owned(), value.to_owned())));
         assert!(matches!(error, ConnectError::Config(_)), "{error}");
         assert!(error.to_string().contains(name), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "a value is shown: {error}");
@@ -76,7 +77,9 @@ fn a_topic_with_other_settings_is_refused_with_both_sides() {
     let refused = connect(5).create_topic(&topic).wait();
     let Err(TopicError::Broker(BrokerError::Refused(reason))) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("3 partitions") && reason.contains("`kafka.partitions` = 5"), "{reason}");
-    let refused = connect_to(shared().port, 1, |config| config.kafka.replicas = 3).create_topic(&fresh("replicas")).wait();
+    let refused = connect_to(shared().port, 1, |config| config.kafka.replicas = 3)
+        .create_topic(&fresh("replicas"))
+        .wait();
     let Err(TopicError::Broker(BrokerError::Refused(reason))) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("3 replicas"), "{reason}");
 }

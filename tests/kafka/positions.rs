@@ -36,7 +36,8 @@ fn what_was_settled_ahead_is_not_handled_again_after_a_crash() {
         .unwrap();
     eventually("the others are handled", || orders.stats().succeeded == 90).unwrap();
     eventually("the position says so", || {
-        committed(shared().port, &topic, &topic, 0).is_some_and(|(offset, text)| offset == 3 && text.len() > 8)
+        committed(shared().port, &topic, &topic, 0)
+            .is_some_and(|(offset, text)| offset == 3 && text.len() > 8)
     })
     .unwrap();
     // It can't say good-bye.
@@ -53,7 +54,8 @@ fn what_was_settled_ahead_is_not_handled_again_after_a_crash() {
             Ok(())
         })
         .unwrap();
-    within(Duration::from_secs(40), "the held ones are handled", || seen.lock().unwrap().len() >= 10).unwrap();
+    within(Duration::from_secs(40), "the held ones are handled", || seen.lock().unwrap().len() >= 10)
+        .unwrap();
     eventually("all is committed", || {
         committed(shared().port, &topic, &topic, 0) == Some((100, String::new()))
     })
@@ -99,7 +101,8 @@ fn a_group_that_begins_at_the_end_misses_nothing_after_it_joined() {
     let bus = connect_to(lease.advertised, 1, |_| {});
     let topic = fresh("latest");
     bus.publish(&topic, numbered("key", 0)).wait().unwrap();
-    let orders = bus.subscribe_envelopes(&topic).group(&topic).start(Start::Latest).handle(|_| Ok(())).unwrap();
+    let orders =
+        bus.subscribe_envelopes(&topic).group(&topic).start(Start::Latest).handle(|_| Ok(())).unwrap();
     orders.ready().wait().unwrap();
     // A crash before anything was handled: the position is there all the same.
     assert_eq!(committed(shared().port, &topic, &topic, 0), Some((1, String::new())));
@@ -172,8 +175,10 @@ fn what_a_transaction_took_back_is_not_handled() {
 fn a_compacted_topic_is_handled_over_its_gaps() {
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     let topic = fresh("compacted");
-    let admin: AdminClient<_> =
-        ClientConfig::new().set("bootstrap.servers", format!("127.0.0.1:{}", shared().port)).create().unwrap();
+    let admin: AdminClient<_> = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .create()
+        .unwrap();
     let settings = [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", "0.001"),
@@ -182,7 +187,9 @@ fn a_compacted_topic_is_handled_over_its_gaps() {
     ];
     let new = settings
         .into_iter()
-        .fold(NewTopic::new(&topic, 1, TopicReplication::Fixed(1)), |topic, (name, value)| topic.set(name, value));
+        .fold(NewTopic::new(&topic, 1, TopicReplication::Fixed(1)), |topic, (name, value)| {
+            topic.set(name, value)
+        });
     smol::block_on(admin.create_topics(&[new], &AdminOptions::new())).unwrap();
     let bus = connect(1);
     for n in 0..200 {

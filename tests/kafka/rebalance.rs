@@ -63,8 +63,10 @@ fn through_rebalances(protocol: GroupProtocol) {
             assert!(report.still_running.is_empty(), "{report:?}");
         }
     }
-    within(Duration::from_secs(60), "all is handled", || book.over() == published * KEYS || book.has_violation())
-        .unwrap();
+    within(Duration::from_secs(60), "all is handled", || {
+        book.over() == published * KEYS || book.has_violation()
+    })
+    .unwrap();
     book.verdict().unwrap();
     assert_eq!(book.repeats(), 0, "what was over came again");
 }

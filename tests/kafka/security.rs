@@ -155,7 +155,10 @@ fn a_wrong_certificate_is_a_refusal() {
     refused(with_tls(config(secured().tls, 1), &authority("other")), &["certificate"]);
     let missing = with_tls(config(secured().tls, 1), Path::new("/no/such/file.pem"));
     let Err(error) = keylane::connect_with(missing).wait() else { panic!("it has no authorities") };
-    assert!(matches!(&error, ConnectError::Config(error) if error.to_string().contains("/no/such/file.pem")), "{error}");
+    assert!(
+        matches!(&error, ConnectError::Config(error) if error.to_string().contains("/no/such/file.pem")),
+        "{error}"
+    );
     let wrong = with_user(secured().tls_scram, &format!("{PASSWORD}x"), Sasl::ScramSha512);
     refused(with_tls(wrong, &authority("server")), &["authentication"]);
 }

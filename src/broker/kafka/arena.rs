@@ -62,6 +62,11 @@ impl Arena {
 
     fn append(&mut self, part: &[u8]) -> Range<usize> {
         let begin = self.bytes.len();
+        let end = begin + part.len();
+        // It doubles as it grows, but not beyond what it may take.
+        if end > self.bytes.capacity() && end <= CAPACITY {
+            self.bytes.reserve_exact((2 * end).min(CAPACITY) - begin);
+        }
         self.bytes.extend_from_slice(part);
         begin..self.bytes.len()
     }
@@ -93,8 +98,13 @@ impl Arena {
                 timestamp: UNIX_EPOCH + Duration::from_millis(parts.timestamp_ms),
             };
             let record = FetchedRecord::Own(record);
-            let fetched =
-                Fetched { partition: parts.partition, offset: parts.offset, record, subject: None, redeliveries: 0 };
+            let fetched = Fetched {
+                partition: parts.partition,
+                offset: parts.offset,
+                record,
+                subject: None,
+                redeliveries: 0,
+            };
             (fetched, parts.size)
         })
     }
@@ -110,7 +120,9 @@ mod tests {
     fn records_come_out_as_they_went_in() {
         let mut arena = Arena::default();
         let headers = [("Via", &b"web"[..]), ("Via", b""), ("Trace", b"t-1")];
-        arena.push((PARTITION, 7, 1_500), Some(b"k"), b"paid", |each| headers.iter().for_each(|(name, value)| each(name, value)));
+        arena.push((PARTITION, 7, 1_500), Some(b"k"), b"paid", |each| {
+            headers.iter().for_each(|(name, value)| each(name, value))
+        });
         arena.push((PARTITION, 9, 0), None, b"", |_| {});
         assert_eq!(arena.records(), 2);
         let records: Vec<_> = arena.drain().collect();
@@ -118,7 +130,10 @@ mod tests {
         first.timestamp = UNIX_EPOCH + Duration::from_millis(1_500);
         headers.iter().for_each(|(name, value)| first.headers.push(*name, value.to_vec()));
         assert_eq!((&*records[0].0.record, records[0].0.offset, records[0].1), (&first, 7, first.size()));
-        assert_eq!((records[1].0.record.key.as_ref(), records[1].0.record.value.len(), records[1].1), (None, 0, 0));
+        assert_eq!(
+            (records[1].0.record.key.as_ref(), records[1].0.record.value.len(), records[1].1),
+            (None, 0, 0)
+        );
         assert_eq!((arena.records(), arena.size()), (0, 0));
     }
 

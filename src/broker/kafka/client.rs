@@ -32,9 +32,11 @@ pub(super) fn check_properties(config: &Config) -> Result<(), ConfigError> {
         // What it says quotes the value.
         if let Err(KafkaError::ClientConfig(result, ..)) = alone.create_native_config() {
             return Err(match result {
-                RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => {
-                    properties::refused(name, "is no property of librdkafka", "one that its CONFIGURATION.md lists")
-                }
+                RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => properties::refused(
+                    name,
+                    "is no property of librdkafka",
+                    "one that its CONFIGURATION.md lists",
+                ),
                 _ => properties::refused(
                     name,
                     "has a value that librdkafka does not take",
@@ -69,7 +71,10 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(facility, message, "librdkafka");
         }
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+        RDKafkaLogLevel::Error
+        | RDKafkaLogLevel::Warning
+        | RDKafkaLogLevel::Notice
+        | RDKafkaLogLevel::Info => {
             tracing::info!(facility, message, "librdkafka");
         }
         RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),

@@ -143,7 +143,9 @@ impl<W> Commits<W> {
                 }
                 Answer::NotNow(reason) | Answer::Failed(reason) => {
                     self.failing.insert(place, reason.clone());
-                    outcome.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Err(reason.clone()))));
+                    outcome
+                        .told
+                        .extend(commit.waiters.into_iter().map(|waiter| (waiter, Err(reason.clone()))));
                     outcome.failed.push((place, reason));
                 }
             }
@@ -159,7 +161,11 @@ impl<W> Commits<W> {
     pub(super) fn forget(&mut self, place: Place) -> Vec<W> {
         self.failing.remove(&place);
         let under_way = self.under_way.as_mut().and_then(|commits| commits.remove(&place));
-        [self.wanted.remove(&place), under_way].into_iter().flatten().flat_map(|commit| commit.waiters).collect()
+        [self.wanted.remove(&place), under_way]
+            .into_iter()
+            .flatten()
+            .flat_map(|commit| commit.waiters)
+            .collect()
     }
 }
 
@@ -274,7 +280,10 @@ mod tests {
         let (mut commits, now) = (Commits::<()>::new(), Instant::now());
         assert_eq!(commits.want((0, 1), 5, String::new(), None, now), None);
         commits.begin(now);
-        assert_eq!(commits.answered(|_| Answer::Failed("no".into()), now).failed, [((0, 1), "no".to_owned())]);
+        assert_eq!(
+            commits.answered(|_| Answer::Failed("no".into()), now).failed,
+            [((0, 1), "no".to_owned())]
+        );
         assert_eq!(commits.want((0, 1), 6, String::new(), None, now), Some("no"));
         commits.begin(now);
         assert!(commits.answered(|_| Answer::Committed, now).has_committed);

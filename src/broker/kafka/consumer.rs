@@ -31,13 +31,15 @@ impl KafkaConsumer {
         let (end, ended) = Op::pending(|| ());
         let (tell, started) = Op::pending(|| Err("its thread ended before it began".to_owned()));
         let run = move || {
-            member::run(setup, tell);
+            member::run(&setup, tell);
             end.complete(());
         };
         let thread = thread::Builder::new()
             .name(format!("keylane-kafka-{}", desk.spec.group))
             .spawn(run)
-            .map_err(|error| BrokerError::Transient(format!("the thread of the consumer could not be started: {error}")))?;
+            .map_err(|error| {
+                BrokerError::Transient(format!("the thread of the consumer could not be started: {error}"))
+            })?;
         let consumer = Self { desk, thread: Some(thread), ended: Some(ended), leaving };
         match started.wait() {
             Ok(()) => Ok(consumer),

@@ -9,12 +9,12 @@ use super::trouble::Kind;
 use crate::broker::{ConsumerSpec, Partition, Position, Start, position_text};
 use crate::park::Parker;
 use crate::sync::{Arc, Mutex};
+use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::ClientContext;
 use std::time::{Duration, Instant};
 
 /// How long the brokers may take for one answer inside a rebalance, until they are asked again.
@@ -123,16 +123,20 @@ impl ConsumerContext for Group {
         if !state.commits.is_expected() {
             return;
         }
-        let answers: Vec<(Place, KafkaResult<()>)> =
-            list.elements().iter().filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error()))).collect();
+        let answers: Vec<(Place, KafkaResult<()>)> = list
+            .elements()
+            .iter()
+            .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
+            .collect();
         let answer = |place| {
-            let own = answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
+            let own =
+                answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
             let failed = own.or(result.as_ref().err());
-            failed.map_or(Answer::Committed, |error| failed_commit(error))
+            failed.map_or(Answer::Committed, failed_commit)
         };
         let outcome = state.commits.answered(answer, Instant::now());
         let has_committed = outcome.has_committed;
-        let told = state.committed(outcome, partitions.into_iter());
+        let told = state.committed(outcome, &partitions);
         drop(state);
         self.own.lock().has_worked |= has_committed;
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
@@ -150,9 +154,9 @@ impl Own {
 fn failed_commit(error: &KafkaError) -> Answer {
     use RDKafkaErrorCode as E;
     match error.rdkafka_error_code() {
-        Some(E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator) => {
-            Answer::NotNow(error.to_string())
-        }
+        Some(
+            E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator,
+        ) => Answer::NotNow(error.to_string()),
         _ => Answer::Failed(error.to_string()),
     }
 }
@@ -186,7 +190,7 @@ impl Group {
         for mut element in list.elements() {
             let place = self.place(element.topic(), element.partition());
             if let Some((_, position)) = positions.iter().find(|(of, _)| Some(*of) == place) {
-                let offset = Offset::Offset(position.watermark as i64);
+                let offset = Offset::Offset(position.watermark.cast_signed());
                 element.set_offset(offset).expect("an offset is not negative");
             }
         }
@@ -239,7 +243,11 @@ impl Group {
         }
     }
 
-    fn ask_positions(&self, client: &Client, list: &TopicPartitionList) -> KafkaResult<Vec<(Place, Position)>> {
+    fn ask_positions(
+        &self,
+        client: &Client,
+        list: &TopicPartitionList,
+    ) -> KafkaResult<Vec<(Place, Position)>> {
         if list.count() == 0 {
             return Ok(Vec::new());
         }
@@ -358,11 +366,13 @@ impl Group {
     /// Commits what is wanted and waits for the answer.
     fn commit_now(&self, client: &Client, partitions: &[Partition]) {
         let Some(list) = self.next_commit() else { return };
-        let answer = client.commit(&list, CommitMode::Sync).map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
+        let answer = client
+            .commit(&list, CommitMode::Sync)
+            .map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
         let told = {
             let mut state = self.desk.state.lock();
             let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, partitions.iter().copied())
+            state.committed(outcome, partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.desk.wake_subscription();
@@ -377,7 +387,7 @@ impl Group {
         let told = {
             let mut state = self.desk.state.lock();
             let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, partitions.into_iter())
+            state.committed(outcome, &partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.desk.wake_subscription();
@@ -388,8 +398,11 @@ impl Group {
         let commits = state.commits.begin(Instant::now())?;
         let mut list = TopicPartitionList::with_capacity(commits.len());
         for ((topic, partition), commit) in commits {
-            let mut element = list.add_partition(&self.spec().topics[*topic as usize], *partition as i32);
-            element.set_offset(Offset::Offset(commit.offset as i64)).expect("an offset is not negative");
+            let mut element =
+                list.add_partition(&self.spec().topics[*topic as usize], partition.cast_signed());
+            element
+                .set_offset(Offset::Offset(commit.offset.cast_signed()))
+                .expect("an offset is not negative");
             if !commit.metadata.is_empty() {
                 element.set_metadata(&commit.metadata);
             }
@@ -401,7 +414,10 @@ impl Group {
     pub(super) fn list(&self, partitions: impl Iterator<Item = Partition>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            list.add_partition(&self.spec().topics[partition.topic as usize], partition.partition as i32);
+            list.add_partition(
+                &self.spec().topics[partition.topic as usize],
+                partition.partition.cast_signed(),
+            );
         }
         list
     }

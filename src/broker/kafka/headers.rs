@@ -20,9 +20,8 @@ pub(super) fn each_header(message: &BorrowedMessage<'_>, each: &mut dyn FnMut(&s
     for index in 0.. {
         let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
         // SAFETY: the headers are those of the borrowed message; behind the last there is an error and no pointer.
-        let found = unsafe {
-            rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size)
-        };
+        let found =
+            unsafe { rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size) };
         if found != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return;
         }

@@ -43,13 +43,13 @@ enum End {
 }
 
 /// The life of the thread. `tell` learns whether there is a client.
-pub(super) fn run(setup: Setup, tell: Promise<Result<(), String>>) {
+pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
     let parker = Arc::new(Parker::new());
     let is_first = setup.desk.member.set(parker.waker().clone()).is_ok();
     debug_assert!(is_first, "a desk has one member");
     let mut tell = Some(tell);
     loop {
-        let end = match Member::new(&setup, &parker) {
+        let end = match Member::new(setup, &parker) {
             Ok(mut member) => {
                 if let Some(tell) = tell.take() {
                     tell.complete(Ok(()));
@@ -86,7 +86,7 @@ struct Member {
     trouble: Trouble,
     arena: Arena,
     /// Since when the group's protocol is known.
-    member_since: Option<Instant>,
+    taken_since: Option<Instant>,
     fatal: Option<String>,
 }
 
@@ -105,7 +105,7 @@ impl Member {
             flow: Flow::new(),
             trouble: Trouble::default(),
             arena: Arena::default(),
-            member_since: None,
+            taken_since: None,
             fatal: None,
         })
     }
@@ -170,7 +170,9 @@ impl Member {
                     self.fatal = Some(code.to_string());
                     break false;
                 }
-                Some(Err(error)) => tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says");
+                }
                 None => {
                     let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
                     if before == served {
@@ -196,7 +198,8 @@ impl Member {
         let (stop, resume) = {
             let mut own = group.own.lock();
             let mut state = self.desk.state.lock();
-            let is_changed = std::mem::take(&mut state.is_stopping_changed) | std::mem::take(&mut own.is_reassigned);
+            let is_changed =
+                std::mem::take(&mut state.is_stopping_changed) | std::mem::take(&mut own.is_reassigned);
             let is_paused = self.flow.is_paused();
             if !is_changed && own.assigned.iter().all(|assigned| assigned.is_stopped == is_paused) {
                 return;
@@ -244,14 +247,15 @@ impl Member {
             }
         }
         let is_member = !matches!(self.client.rebalance_protocol(), RebalanceProtocol::None);
-        let since = *self.member_since.get_or_insert(now);
+        let since = *self.taken_since.get_or_insert(now);
         if !is_member {
-            self.member_since = None;
+            self.taken_since = None;
         }
         let is_changed = {
             let mut state = self.desk.state.lock();
             let trouble = self.trouble.reason();
-            let joins = is_member && !state.has_joined && now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
+            let joins =
+                is_member && !state.has_joined && now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
             state.has_joined |= joins;
             let is_changed = joins || state.trouble.as_deref() != trouble;
             if is_changed {
@@ -284,11 +288,13 @@ impl Member {
         let group = self.client.context();
         let quiet = {
             let own = group.own.lock();
-            let quiet = own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
+            let quiet =
+                own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
             quiet.map(|assigned| (assigned.partition, assigned.next))
         };
         let Some((partition, next)) = quiet else { return };
-        let (topic, number) = (&*self.desk.spec.topics[partition.topic as usize], partition.partition as i32);
+        let (topic, number) =
+            (&*self.desk.spec.topics[partition.topic as usize], partition.partition.cast_signed());
         let end = self.client.fetch_watermarks(topic, number, ASK);
         let is_stalled = {
             let mut own = group.own.lock();
@@ -312,7 +318,9 @@ impl Member {
             group = &*self.desk.spec.group,
             "nothing has arrived for long though the broker has more: fetching it anew"
         );
-        if let Err(error) = self.client.seek(topic, number, Offset::Offset(next as i64), Duration::ZERO) {
+        if let Err(error) =
+            self.client.seek(topic, number, Offset::Offset(next.cast_signed()), Duration::ZERO)
+        {
             tracing::warn!(%error, topic, partition = number, "it could not be fetched anew");
         }
     }
@@ -337,10 +345,17 @@ impl Member {
 }
 
 /// Copies a record that is expected. Whether the arena is full.
-fn take(arena: &mut Arena, client: &Client, desk: &Desk, message: &BorrowedMessage<'_>, now: Instant) -> bool {
+fn take(
+    arena: &mut Arena,
+    client: &Client,
+    desk: &Desk,
+    message: &BorrowedMessage<'_>,
+    now: Instant,
+) -> bool {
     let topics = &desk.spec.topics;
     // Its name is looked at only where it can be another one.
-    let topic = if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };
+    let topic =
+        if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };
     let mut own = client.context().own.lock();
     let Some(assigned) = topic.and_then(|topic| own.find(topic, message.partition())) else { return false };
     let offset = message.offset() as u64;

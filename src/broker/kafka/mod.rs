@@ -6,6 +6,7 @@
 //! pure function ([`properties`]).
 
 mod arena;
+mod bell;
 mod client;
 mod commit_later;
 mod commits;
@@ -76,7 +77,8 @@ pub(crate) fn connect(url: &BusUrl, config: &Config) -> Result<Arc<dyn Broker>, 
         );
     }
     let addresses = url.hosts().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let refused = |reason: String| ConnectError::Refused { system: "kafka", addresses: addresses.clone(), reason };
+    let refused =
+        |reason: String| ConnectError::Refused { system: "kafka", addresses: addresses.clone(), reason };
     let creator = Arc::new(Creator::new(properties::client(url, config), &config.kafka));
     let properties = properties::producer(url, config);
     let producer = Producer::new(properties, addresses.clone(), creator.clone(), config.kafka.create_topics)
@@ -192,8 +194,7 @@ impl Broker for Kafka {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(BrokerError::Closed);
         }
-        let properties =
-            properties::consumer(&self.url, &self.config, spec).map_err(BrokerError::Refused)?;
+        let properties = properties::consumer(&self.url, &self.config, spec).map_err(BrokerError::Refused)?;
         let desk = Arc::new(Desk::new(spec.clone(), wake));
         let consumer = KafkaConsumer::start(member::Setup { desk, properties }, self.leaving.clone())?;
         Ok(Box::new(consumer))
@@ -211,7 +212,9 @@ impl Broker for Kafka {
             if leaving.is_finished() {
                 let _ = leaving.join();
             } else {
-                tracing::error!("a consumer has not left its group, since no broker answers; its thread ends when one does");
+                tracing::error!(
+                    "a consumer has not left its group, since no broker answers; its thread ends when one does"
+                );
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::broker::ConsumerSpec;
 use crate::config::{BusUrl, Config, Credentials, GroupProtocol, Sasl};
 use crate::error::{ConfigError, Origin, shown};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 /// Names and values; `Debug` shows no value, since some are secrets.
@@ -25,7 +25,7 @@ impl Properties {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    fn set(&mut self, name: &str, value: impl ToString) {
+    fn set(&mut self, name: &str, value: impl Display) {
         self.0.insert(name.to_owned(), value.to_string());
     }
 }
@@ -38,7 +38,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("enable.auto.commit", "positions are committed when records are over, not when they were handed out"),
     ("auto.commit.enable", "positions are committed when records are over, not when they were handed out"),
     ("auto.commit.interval.ms", "`subscription.commit_interval` says how often positions are committed"),
-    ("enable.auto.offset.store", "positions are committed when records are over, not when they were handed out"),
+    (
+        "enable.auto.offset.store",
+        "positions are committed when records are over, not when they were handed out",
+    ),
     ("offset.store.method", "positions are kept by the brokers, with the group"),
     ("transactional.id", "publishes are no transactions: each would wait for one that nobody ends"),
     ("enable.partition.eof", "the end of a partition is no event here"),
@@ -49,7 +52,11 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Values without which a promise does not hold, of properties that may be spelled out all the same.
 const FIXED: &[(&str, &[&str], &str)] = &[
-    ("enable.idempotence", &["true"], "without it a publish that is sent again is stored twice and out of order"),
+    (
+        "enable.idempotence",
+        &["true"],
+        "without it a publish that is sent again is stored twice and out of order",
+    ),
     ("acks", &["all", "-1"], "an acknowledged record must not be lost with one broker"),
     ("request.required.acks", &["all", "-1"], "an acknowledged record must not be lost with one broker"),
 ];
@@ -69,7 +76,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             return Err(refused(name, &format!("would break a promise: {why}"), allowed[0]));
         }
         if config.kafka.group_protocol == GroupProtocol::Consumer && OF_THE_BROKERS.contains(&name.as_str()) {
-            let problem = "is not to be set with `kafka.group_protocol = \"consumer\"`, by which the brokers say it";
+            let problem =
+                "is not to be set with `kafka.group_protocol = \"consumer\"`, by which the brokers say it";
             return Err(refused(name, problem, "a group's setting on the brokers"));
         }
     }
@@ -109,7 +117,10 @@ pub(super) fn common(url: &BusUrl, config: &Config) -> Properties {
     properties.set("reconnect.backoff.ms", 50);
     properties.set("reconnect.backoff.max.ms", 1_000);
     // A host that does not answer is given up before the connect timeout is over, so that the next one is tried.
-    properties.set("socket.connection.setup.timeout.ms", config.kafka.connect_timeout.as_millis().clamp(1_000, 10_000));
+    properties.set(
+        "socket.connection.setup.timeout.ms",
+        config.kafka.connect_timeout.as_millis().clamp(1_000, 10_000),
+    );
     let tls = config.kafka.tls;
     let is_authenticated = url.credentials().is_some();
     properties.set(
@@ -200,7 +211,8 @@ pub(super) fn consumer(url: &BusUrl, config: &Config, spec: &ConsumerSpec) -> Re
         classic => {
             properties.set("group.protocol", "classic");
             let is_range = classic == GroupProtocol::Range;
-            properties.set("partition.assignment.strategy", if is_range { "range" } else { "cooperative-sticky" });
+            properties
+                .set("partition.assignment.strategy", if is_range { "range" } else { "cooperative-sticky" });
             // A member that died is noticed after this time, and heartbeats come from a thread that never waits for a
             // handler: shorter than the default of 45 s. Members hear of a rebalance by a heartbeat.
             properties.set("session.timeout.ms", 10_000);
@@ -209,7 +221,10 @@ pub(super) fn consumer(url: &BusUrl, config: &Config, spec: &ConsumerSpec) -> Re
     }
     // Partitions are drained inside a poll, so this must be longer.
     let drain = spec.drain_timeout;
-    properties.set("max.poll.interval.ms", (drain * 2 + Duration::from_secs(30)).as_millis().clamp(300_000, 86_400_000));
+    properties.set(
+        "max.poll.interval.ms",
+        (drain * 2 + Duration::from_secs(30)).as_millis().clamp(300_000, 86_400_000),
+    );
     let properties = overridden(properties, config);
     let longest = properties.0["max.poll.interval.ms"].parse().map_or(Duration::MAX, Duration::from_millis);
     if longest <= drain {
@@ -286,7 +301,12 @@ mod tests {
         for (address, toml, protocol, mechanism) in [
             ("kafka://a", "kafka.tls = true", "ssl", None),
             ("kafka://ann:s3cr3t@a", "", "sasl_plaintext", Some("PLAIN")),
-            ("kafka://ann:s3cr3t@a", "kafka = { tls = true, sasl = 'scram-sha-256' }", "sasl_ssl", Some("SCRAM-SHA-256")),
+            (
+                "kafka://ann:s3cr3t@a",
+                "kafka = { tls = true, sasl = 'scram-sha-256' }",
+                "sasl_ssl",
+                Some("SCRAM-SHA-256"),
+            ),
             ("kafka://ann:s3cr3t@a", "kafka.sasl = 'scram-sha-512'", "sasl_plaintext", Some("SCRAM-SHA-512")),
         ] {
             let properties = client(&url(address), &config(toml));
@@ -297,17 +317,24 @@ mod tests {
         }
         assert!(sends_password_in_clear(&url("kafka://ann:s3cr3t@a"), &config("")));
         assert!(!sends_password_in_clear(&url("kafka://ann:s3cr3t@a"), &config("kafka.tls = true")));
-        assert!(!sends_password_in_clear(&url("kafka://ann:s3cr3t@a"), &config("kafka.sasl = 'scram-sha-256'")));
+        assert!(!sends_password_in_clear(
+            &url("kafka://ann:s3cr3t@a"),
+            &config("kafka.sasl = 'scram-sha-256'")
+        ));
         let properties = client(&url("kafka://a"), &config("kafka = { tls = true, tls_ca = '/ca.pem' }"));
         assert_eq!(get(&properties, "ssl.ca.location"), Some("/ca.pem"));
     }
 
     #[test]
     fn any_other_property_is_the_users() {
-        let config = config("kafka.properties = { 'linger.ms' = '20', 'fetch.wait.max.ms' = '9', 'acks' = 'all' }");
+        let config =
+            config("kafka.properties = { 'linger.ms' = '20', 'fetch.wait.max.ms' = '9', 'acks' = 'all' }");
         check(&config).unwrap();
         assert_eq!(get(&producer(&url("kafka://a"), &config), "linger.ms"), Some("20"));
-        assert_eq!(get(&consumer(&url("kafka://a"), &config, &spec()).unwrap(), "fetch.wait.max.ms"), Some("9"));
+        assert_eq!(
+            get(&consumer(&url("kafka://a"), &config, &spec()).unwrap(), "fetch.wait.max.ms"),
+            Some("9")
+        );
     }
 
     #[test]

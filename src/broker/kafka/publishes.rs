@@ -132,7 +132,8 @@ mod tests {
     fn run(ops: Vec<Op>, is_faulty: bool) -> Result<(), TestCaseError> {
         let mut publishes = Publishes::new();
         publishes.open();
-        let (mut calls, mut client, mut log) = (0_usize, VecDeque::<(Number, (usize, u8))>::new(), Vec::new());
+        let (mut calls, mut client, mut log) =
+            (0_usize, VecDeque::<(Number, (usize, u8))>::new(), Vec::new());
         // Behind the first one whose answer was lost, none is heard of.
         let (mut is_deaf, mut answered, mut skipped) = (false, Vec::new(), None);
         let end = [Op::Fail].into_iter().chain([Op::Give(1_000), Op::Store].into_iter().cycle().take(400));

@@ -78,14 +78,17 @@ impl Creator {
     pub(super) fn create(&self, topic: &str) -> Result<bool, BrokerError> {
         let Layout { partitions, replicas } = self.wanted;
         // A client of its own: it has a thread, which is not kept for something so rare.
-        let admin = AdminClient::<DefaultClientContext>::from_config(&client::configuration(&self.properties))
-            .map_err(|error| BrokerError::Refused(format!("topic `{topic}` can't be created: {error}")))?;
-        let replication = TopicReplication::Fixed(if replicas == 0 { -1 } else { replicas as i32 });
-        let topics = [NewTopic::new(topic, partitions as i32, replication)];
-        let limits = AdminOptions::new()
-            .request_timeout(Some(self.limit))
-            .operation_timeout(Some(self.limit));
-        let created = block_on_timeout(admin.create_topics(&topics, &limits), self.limit + Duration::from_secs(1));
+        let admin =
+            AdminClient::<DefaultClientContext>::from_config(&client::configuration(&self.properties))
+                .map_err(|error| {
+                    BrokerError::Refused(format!("topic `{topic}` can't be created: {error}"))
+                })?;
+        let replication = TopicReplication::Fixed(if replicas == 0 { -1 } else { replicas.cast_signed() });
+        let topics = [NewTopic::new(topic, partitions.cast_signed(), replication)];
+        let limits =
+            AdminOptions::new().request_timeout(Some(self.limit)).operation_timeout(Some(self.limit));
+        let created =
+            block_on_timeout(admin.create_topics(&topics, &limits), self.limit + Duration::from_secs(1));
         let code = match created {
             None => RDKafkaErrorCode::OperationTimedOut,
             Some(Ok(results)) => match results.into_iter().next() {
@@ -97,7 +100,11 @@ impl Creator {
         };
         match code {
             RDKafkaErrorCode::NoError => {
-                let replicas = if replicas == 0 { "as the brokers do by default".to_owned() } else { replicas.to_string() };
+                let replicas = if replicas == 0 {
+                    "as the brokers do by default".to_owned()
+                } else {
+                    replicas.to_string()
+                };
                 tracing::info!(topic, partitions, replicas, "topic created");
                 Ok(true)
             }
@@ -134,7 +141,9 @@ mod tests {
         assert_eq!(creator.compare("orders", Layout { partitions: 4, replicas: 3 }), Ok(()));
         let found = Layout { partitions: 8, replicas: 1 };
         let error = creator.compare("orders", found).unwrap_err().to_string();
-        for part in ["`orders`", "8 partitions", "1 replicas", "`kafka.partitions` = 4", "`kafka.replicas` = 3"] {
+        for part in
+            ["`orders`", "8 partitions", "1 replicas", "`kafka.partitions` = 4", "`kafka.replicas` = 3"]
+        {
             assert!(error.contains(part), "{error}");
         }
     }
