@@ -31,7 +31,10 @@ type Header = (Cow<'static, str>, Bytes);
 enum Form {
     List(Vec<Header>),
     /// As they came over the network, taken apart as somebody looks for one.
-    #[cfg_attr(not(any(test, feature = "kafka")), expect(dead_code, reason = "memory has lists"))]
+    #[cfg_attr(
+        not(any(test, feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "memory has lists")
+    )]
     Encoded(Bytes),
 }
 
@@ -136,13 +139,13 @@ impl Headers {
     }
 
     /// Headers that were written by [`encode`](Self::encode), one behind the other.
-    #[cfg(any(test, feature = "kafka"))]
+    #[cfg(any(test, feature = "kafka", feature = "nats"))]
     pub(crate) fn encoded(bytes: Bytes) -> Self {
         Self(Form::Encoded(bytes))
     }
 
     /// Appends one header to a buffer in the form that [`encoded`](Self::encoded) takes apart.
-    #[cfg(any(test, feature = "kafka"))]
+    #[cfg(any(test, feature = "kafka", feature = "nats"))]
     pub(crate) fn encode(name: &str, value: &[u8], buffer: &mut Vec<u8>) {
         for part in [name.as_bytes(), value] {
             let length = u32::try_from(part.len()).expect("what a broker carries has less than 4 GiB");

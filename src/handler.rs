@@ -115,6 +115,12 @@ pub(crate) enum Failure {
     /// No handler may see the record. Where its bytes are no valid Envelope the message names the field, the rule and
     /// the byte. No attempt changes that.
     Undecodable(String),
+    /// The broker handed the record out so often that all its attempts are used up, and was told of no end: it may be
+    /// what ends the process each time.
+    Unsurvived {
+        /// How often it was handed out before.
+        redeliveries: u32,
+    },
 }
 
 impl Failure {
@@ -123,7 +129,7 @@ impl Failure {
         match self {
             Self::Error(error) => error.is_terminal(),
             Self::Panic(_) | Self::DeadlineExceeded(_) => false,
-            Self::Undecodable(_) => true,
+            Self::Undecodable(_) | Self::Unsurvived { .. } => true,
         }
     }
 
@@ -134,6 +140,7 @@ impl Failure {
             Self::Panic(_) => "panic",
             Self::DeadlineExceeded(_) => "deadline",
             Self::Undecodable(_) => "undecodable",
+            Self::Unsurvived { .. } => "unsurvived",
         }
     }
 }
@@ -146,6 +153,10 @@ impl fmt::Display for Failure {
             Self::Panic(message) => write!(f, "the handler panicked: {message}"),
             Self::DeadlineExceeded(limit) => write!(f, "the handler did not end within {limit:?}"),
             Self::Undecodable(message) => f.write_str(message),
+            Self::Unsurvived { redeliveries } => write!(
+                f,
+                "it was handed out {redeliveries} times before and never came to an end, as if it ended its process"
+            ),
         }
     }
 }

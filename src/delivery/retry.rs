@@ -42,6 +42,13 @@ pub(crate) fn decide(policy: &FailurePolicy, failure: &Failure, attempt: u32, un
     }
 }
 
+/// Whether a record that its broker handed out so often before has no attempt left. Where records are given back to the
+/// broker each comes again and again, and nothing can be said.
+pub(crate) fn is_used_up(policy: &FailurePolicy, redeliveries: u32) -> bool {
+    let is_given_back = matches!(policy.then, Then::Redeliver { .. });
+    !is_given_back && policy.retry.attempts.is_some_and(|attempts| redeliveries >= attempts)
+}
+
 /// How long to wait before a dead letter is written again whose write number `attempt` (from 1) has failed. Without
 /// end, as [`Retry::forever`]: a dead letter that is given up is a lost record.
 pub(crate) fn dead_letter_backoff(attempt: u32, unit: f64) -> Duration {
@@ -67,6 +74,19 @@ mod tests {
     use crate::handler::HandlerError;
     use crate::policy::DeadLetter;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_record_that_was_handed_out_as_often_as_it_may_be_tried_is_used_up() {
+        let policy = |attempts: Option<u32>, then: Then| {
+            let mut retry = Retry::forever();
+            retry.attempts = attempts;
+            FailurePolicy { retry, then }
+        };
+        assert!(!is_used_up(&policy(Some(3), Then::Hold), 2));
+        assert!(is_used_up(&policy(Some(3), Then::Hold), 3));
+        assert!(!is_used_up(&policy(None, Then::Hold), 1_000_000));
+        assert!(!is_used_up(&policy(Some(3), Then::Redeliver { delay: MS }), 7));
+    }
 
     const MS: Duration = Duration::from_millis(1);
     const ALMOST_ONE: f64 = 1.0 - f64::EPSILON;

@@ -669,6 +669,10 @@ struct Answer {
 }
 
 impl Ticket for Answer {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
     fn answer(self: Box<Self>, result: Result<Stored, PublishFault>) {
         self.inner.answered(self.id, result);
     }

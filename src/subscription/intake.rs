@@ -9,6 +9,7 @@ use crate::broker::{
 use crate::clock::after;
 use crate::delivery::ledger::{Delivered, Ledger};
 use crate::delivery::partitions::{Partitions, Slot, Token};
+use crate::delivery::retry::is_used_up;
 use crate::envelope::{self, Limits};
 use crate::event::{Aggregate, Arrived, Event};
 use crate::observe::health::{Place, Status};
@@ -717,7 +718,17 @@ impl<I: Invoke> Intake<I> {
                 let reason = format!("the function that routes it panicked: {message}");
                 (parsed.ok(), Next::Unhandleable(reason.into()))
             }
-            (None, Ok(parsed)) => (Some(parsed), Next::Attempt),
+            (None, Ok(parsed)) => {
+                let shared = &self.setup.shared;
+                let redeliveries = fetched.redeliveries;
+                let counts = takes_envelopes && shared.broker.capabilities().counts_deliveries;
+                let next = if counts && is_used_up(&shared.policy, redeliveries) {
+                    Next::GiveUp { redeliveries }
+                } else {
+                    Next::Attempt
+                };
+                (Some(parsed), next)
+            }
             (None, Err(reason)) if takes_envelopes || bytes > limit => {
                 (None, Next::Unhandleable(reason.into()))
             }

@@ -38,6 +38,10 @@ pub(crate) enum Next {
     Attempt,
     /// No handler may see it, for this reason: its bytes are no valid Envelope, or it is too long.
     Unhandleable(Box<str>),
+    /// It is given up without another attempt: it was handed out so often before.
+    GiveUp {
+        redeliveries: u32,
+    },
     /// Its dead letter is written to this topic; so many tries have failed.
     DeadLetter {
         topic: Arc<str>,
@@ -350,6 +354,10 @@ impl<I: Invoke> Handler for Runner<I> {
             Next::DeadLetter { .. } => self.write_dead_letter(job),
             Next::Unhandleable(reason) => {
                 let failure = Failure::Undecodable(reason.to_string());
+                self.failed(job, failure, now)
+            }
+            Next::GiveUp { redeliveries } => {
+                let failure = Failure::Unsurvived { redeliveries: *redeliveries };
                 self.failed(job, failure, now)
             }
             Next::Skip => {

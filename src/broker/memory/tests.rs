@@ -33,6 +33,10 @@ fn unlimited() -> Budget {
 fn answer_of(broker: &MemoryBroker, topic: &str, record: Record) -> Result<Stored, PublishFault> {
     struct Slot(Arc<Mutex<Option<Result<Stored, PublishFault>>>>);
     impl Ticket for Slot {
+        fn id(&self) -> u64 {
+            0
+        }
+
         fn answer(self: Box<Self>, result: Result<Stored, PublishFault>) {
             let before = self.0.lock().replace(result);
             assert!(before.is_none(), "answered twice");

@@ -1,0 +1,74 @@
+//! Whether there is a connection, and which one: what was sent over an earlier one may be lost.
+
+use async_nats::Event;
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// The connection, as its events tell of it.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) is_up: bool,
+    /// Counts the connections.
+    pub(super) number: u64,
+    /// What was wrong last, while it is not up.
+    pub(super) problem: String,
+    since: Instant,
+}
+
+impl Link {
+    /// The first connection, which is there.
+    pub(super) fn first() -> watch::Sender<Self> {
+        watch::Sender::new(Self { is_up: true, number: 1, problem: String::new(), since: Instant::now() })
+    }
+
+    /// Takes note of an event of the client's, and says when a connection begins and ends.
+    pub(super) fn heard(link: &watch::Sender<Self>, addresses: &str, event: &Event) {
+        match event {
+            Event::Connected => {
+                link.send_if_modified(|link| {
+                    if link.is_up {
+                        return false;
+                    }
+                    tracing::info!(addresses, after = ?link.since.elapsed(), "connected to NATS again");
+                    *link = Self {
+                        is_up: true,
+                        number: link.number + 1,
+                        problem: String::new(),
+                        since: Instant::now(),
+                    };
+                    true
+                });
+            }
+            Event::Disconnected => {
+                link.send_if_modified(|link| {
+                    if !link.is_up {
+                        return false;
+                    }
+                    tracing::warn!(
+                        addresses,
+                        "the connection to NATS was lost; connecting until there is one again"
+                    );
+                    let problem = format!("not connected to NATS at {addresses}; connecting again");
+                    *link = Self { is_up: false, problem, since: Instant::now(), ..*link };
+                    true
+                });
+            }
+            Event::ClientError(error) => {
+                link.send_if_modified(|link| {
+                    if !link.is_up {
+                        link.problem =
+                            format!("not connected to NATS at {addresses}: {error}; connecting again");
+                    }
+                    !link.is_up
+                });
+            }
+            Event::ServerError(error) => tracing::warn!(addresses, %error, "NATS reports an error"),
+            Event::SlowConsumer(_) => tracing::warn!(
+                addresses,
+                "more messages came from NATS than were asked for; what was dropped is asked for again"
+            ),
+            Event::LameDuckMode => tracing::info!(addresses, "the NATS server is about to stop"),
+            Event::Draining | Event::Closed => {}
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Looking at the consumer, and having it deliver again what is not acknowledged.
+
+use super::{Do, Incoming, Member, RETRY};
+use crate::broker::BrokerError;
+use crate::broker::nats::api::{self, ApiFault, ErrorCode};
+use crate::broker::nats::durable;
+use crate::broker::nats::recovery::Facts;
+use async_nats::jetstream::consumer;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The `ack_wait` by which everything expires, and how long that takes until the server has seen it.
+const LOWERED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(350));
+/// How often acknowledgements are sent again before they are taken for those of deliveries that nobody knows any more.
+const UNANSWERED: u32 = 50;
+/// What a server may take beyond an `ack_wait`.
+const LATE: Duration = Duration::from_secs(1);
+
+fn pinned_of(info: &consumer::Info) -> Option<&str> {
+    let state = info.priority_groups.first()?;
+    state.pinned_client_id.as_deref().filter(|id| !id.is_empty())
+}
+
+impl Member {
+    /// Asks for nothing more, and looks at the consumer.
+    pub(super) async fn inspect(&mut self) -> Do<Incoming> {
+        if self.demand.is_asking() || self.gate.is_collecting() {
+            self.reset_inbox().await;
+        }
+        // Before the count, in which they would be missing.
+        let is_confirmed = self.confirm_before().await;
+        let Some(info) = self.info().await else { return Do::Nothing };
+        if !is_confirmed && self.acks.len() > 0 {
+            self.unanswered += 1;
+            if self.unanswered < UNANSWERED {
+                return self.inspect_later("the server does not answer acknowledgements");
+            }
+            // What is missing for it comes again, and is acknowledged again.
+            self.forget_acks(&Err(BrokerError::Transient("acknowledgements were not answered".to_owned())));
+        }
+        self.unanswered = 0;
+        if pinned_of(&info) != self.pin.as_deref() {
+            self.unpinned().await;
+            return Do::Nothing;
+        }
+        self.problem(None);
+        self.gate.inspected(Facts {
+            unacknowledged: info.num_ack_pending,
+            sequence: info.delivered.stream_sequence,
+            number: info.delivered.consumer_sequence,
+        })
+    }
+
+    fn inspect_later(&mut self, problem: &str) -> Do<Incoming> {
+        if self.is_up() {
+            self.problem(Some(problem.to_owned()));
+        }
+        let timer = if self.pin.is_some() { &mut self.timers.inspect } else { &mut self.timers.look };
+        *timer = Some(Instant::now() + RETRY);
+        Do::Nothing
+    }
+
+    /// The consumer as it is, set as it should be. None: it is tried again later.
+    async fn info(&mut self) -> Option<consumer::Info> {
+        let (jetstream, stream, wanted) = (&self.setup.jetstream, &self.setup.stream, &self.setup.wanted);
+        let found = match api::consumer_info(jetstream, &stream.name, &wanted.name).await {
+            Ok(info) if info.config == self.setup.consumer => Ok(info),
+            // Somebody has changed it, or died while it was changed for a recovery.
+            Ok(_) => durable::ensure(jetstream, stream, wanted, None).await,
+            Err(fault) if fault.code() == Some(ErrorCode::CONSUMER_NOT_FOUND) => {
+                self.create_again().await;
+                return None;
+            }
+            Err(fault) => Err(BrokerError::Transient(self.unseen(&fault))),
+        };
+        match found {
+            Ok(info) => {
+                self.setup.consumer = info.config.clone();
+                self.floor = info.ack_floor.stream_sequence;
+                if self.gate.would_forget(info.delivered.consumer_sequence) {
+                    self.forget_acks(&Ok(()));
+                }
+                Some(info)
+            }
+            Err(error) => {
+                self.inspect_later(&error.to_string());
+                None
+            }
+        }
+    }
+
+    fn unseen(&self, fault: &ApiFault) -> String {
+        let (name, stream, topic) = (&self.setup.wanted.name, &self.setup.stream.name, &self.setup.topic.1);
+        format!("consumer `{name}` of stream `{stream}` (topic `{topic}`) could not be looked at: {fault}")
+    }
+
+    /// The consumer was deleted. Where it was is known here: it goes on there, unless the stream is another one.
+    async fn create_again(&mut self) {
+        let stream = match api::stream_info(&self.setup.jetstream, &self.setup.stream.name).await {
+            Ok(info) => info,
+            Err(fault) => {
+                self.inspect_later(&self.unseen(&fault));
+                return;
+            }
+        };
+        let lowest = self.replies.keys().min().copied();
+        let mut from = Some(lowest.unwrap_or((self.newest + 1).max(self.floor + 1)));
+        if stream.state.last_sequence < self.newest {
+            (self.newest, from) = (0, None);
+            self.lose();
+        }
+        tracing::error!(
+            topic = &*self.setup.topic.1,
+            stream = stream.config.name,
+            consumer = self.setup.wanted.name,
+            from,
+            "the consumer was deleted by somebody; it is created again and goes on from there"
+        );
+        self.setup.stream = stream.config;
+        let made = durable::ensure(&self.setup.jetstream, &self.setup.stream, &self.setup.wanted, from).await;
+        match made {
+            Ok(info) => {
+                self.setup.consumer = info.config;
+                self.unpinned().await;
+            }
+            Err(error) => drop(self.inspect_later(&error.to_string())),
+        }
+    }
+
+    /// One that stands by looks whether somebody is active, and asks for the next message.
+    pub(super) async fn look(&mut self) {
+        self.timers.look = None;
+        if self.pin.is_some() || self.timers.expired.is_some() || !self.is_up() {
+            return;
+        }
+        let Some(info) = self.info().await else { return };
+        self.problem(None);
+        match pinned_of(&info) {
+            Some(other) => {
+                if self.is_assigned {
+                    tracing::warn!(
+                        topic = &*self.setup.topic.1,
+                        consumer = self.setup.wanted.name,
+                        "another instance of the group is the active one now"
+                    );
+                    self.lose();
+                }
+                let other = other.to_owned();
+                if self.is_abandoned(&other).await {
+                    tracing::info!(
+                        topic = &*self.setup.topic.1,
+                        consumer = self.setup.wanted.name,
+                        "the active instance is gone; it is taken over"
+                    );
+                    self.unpin().await;
+                    self.timers.look = Some(Instant::now());
+                } else if self.timers.look.is_none() {
+                    self.stand_by().await;
+                }
+            }
+            // Nobody is active, so that nobody is disturbed when it all comes again.
+            None if info.num_ack_pending > self.replies.len() => self.expire(false).await,
+            None => {
+                self.stand_by().await;
+            }
+        }
+    }
+
+    /// Has all that is not acknowledged delivered again: soon, by an `ack_wait` that is lowered for a moment, or when it
+    /// is over by itself.
+    pub(super) async fn expire(&mut self, patiently: bool) {
+        if patiently {
+            let wait = self.setup.wanted.ack_wait + LATE;
+            tracing::warn!(
+                topic = &*self.setup.topic.1,
+                consumer = self.setup.wanted.name,
+                ?wait,
+                "not all that is unacknowledged came again; waiting until it has to"
+            );
+            self.timers.expired = Some((Instant::now() + wait, false));
+            return;
+        }
+        let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
+        self.timers.expired = Some((Instant::now() + LOWERED.1, true));
+        if let Err(fault) = durable::set_ack_wait(jetstream, stream, &self.setup.consumer, LOWERED.0).await {
+            tracing::warn!(topic = &*self.setup.topic.1, %fault, "the recovery could not be begun; it is tried again");
+        }
+    }
+
+    pub(super) async fn expired(&mut self, is_lowered: bool) {
+        if is_lowered {
+            let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
+            let wait = self.setup.wanted.ack_wait;
+            if let Err(fault) = durable::set_ack_wait(jetstream, stream, &self.setup.consumer, wait).await {
+                tracing::warn!(topic = &*self.setup.topic.1, %fault, "the `ack_wait` could not be set back yet");
+                self.timers.expired = Some((Instant::now() + RETRY, true));
+                return;
+            }
+        }
+        if self.pin.is_some() {
+            let todo = self.gate.expired();
+            self.timers.inspect = matches!(todo, Do::Inspect).then(Instant::now);
+        } else {
+            self.stand_by().await;
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! One instance of a group in one topic, as its server sees it: the task that pulls, acknowledges, and stands by.
+//!
+//! Of all instances one is *pinned*: the server delivers to it alone. The others keep a pull of one message open, and
+//! the first that it fills makes its owner the pinned one. From there on the gate decides what is handed out.
+//!
+//! ```text
+//!            a message with a pin                 the gate opens
+//! standby ------------------------> recovering -------------------> flowing
+//!    ^                                                                 |
+//!    +------------ somebody else is pinned, or this one leaves --------+
+//! ```
+
+mod acknowledge;
+mod inspect;
+mod pull;
+
+use super::acks::Acks;
+use super::consumer::Command;
+use super::demand::{Amount, Demand};
+use super::durable::Wanted;
+use super::link::Link;
+use super::mailbox::{Incoming, Mailbox};
+use super::message::Delivery;
+use super::publish::sleep_until;
+use super::recovery::{Arrived, Do, Gate};
+use crate::broker::{BrokerError, Partition, Position};
+use crate::op::Promise;
+use crate::sync::Arc;
+use async_nats::header::NATS_PIN_ID;
+use async_nats::jetstream::{Context, consumer, stream};
+use async_nats::{Client, Message, Subject, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// Messages taken in one go, so that the intake is woken once for all of them.
+const TAKEN: usize = 512;
+/// After a request that failed, the next try.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What a member is made of.
+pub(super) struct Setup {
+    pub(super) client: Client,
+    pub(super) jetstream: Context,
+    pub(super) link: watch::Receiver<Link>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    /// Index into the topics of the subscription, and its name.
+    pub(super) topic: (u32, Arc<str>),
+    pub(super) stream: stream::Config,
+    pub(super) wanted: Wanted,
+    /// The consumer as it was found or created.
+    pub(super) consumer: consumer::Config,
+    pub(super) prefetch: Amount,
+    pub(super) double_ack: bool,
+    /// How long an answer may take.
+    pub(super) limit: Duration,
+}
+
+pub(super) struct Member {
+    setup: Setup,
+    /// Where pulled messages come; another one after each doubt, so that nothing of the time before comes any more.
+    inbox: String,
+    pulled: Subscriber,
+    ack_inbox: String,
+    acked: Subscriber,
+    /// Where others ask whether this pin's owner is alive, while it is this one.
+    presence: Option<Subscriber>,
+    pin: Option<String>,
+    gate: Gate<Incoming>,
+    demand: Demand,
+    /// Where each message in hand, or held by the gate, is acknowledged.
+    replies: HashMap<u64, Subject>,
+    acks: Acks<Subject>,
+    /// The acknowledgement whose answer confirms those before it, and when it was sent.
+    barrier: Option<(u64, Instant)>,
+    confirms: Vec<(u64, Promise<Result<(), BrokerError>>)>,
+    /// How often they were sent again without an answer.
+    unanswered: u32,
+    generation: u64,
+    is_assigned: bool,
+    /// The highest sequence that came.
+    newest: u64,
+    /// Below it all was acknowledged when the consumer was last looked at.
+    floor: u64,
+    /// Given back and not delivered again.
+    given_back: usize,
+    /// How many messages are left to collect.
+    collecting: usize,
+    passing: Vec<Incoming>,
+    /// A pin whose owner did not answer once.
+    silent_pin: Option<String>,
+    timers: Timers,
+    has_problem: bool,
+    is_leaving: bool,
+}
+
+/// When something is due that no message tells of.
+#[derive(Debug, Default)]
+struct Timers {
+    /// What is delivered is told to be in work.
+    progress: Option<Instant>,
+    /// The pin is kept by a pull.
+    keep_pin: Option<Instant>,
+    /// A pull should have ended.
+    pull_ends: Option<Instant>,
+    /// One that stands by looks at the consumer.
+    look: Option<Instant>,
+    /// Everything has expired; true: by an `ack_wait` that is to be set back.
+    expired: Option<(Instant, bool)>,
+    /// An inspection that failed is tried again.
+    inspect: Option<Instant>,
+    barrier: Option<Instant>,
+}
+
+impl Timers {
+    fn next(&self) -> Option<Instant> {
+        let expired = self.expired.map(|(at, _)| at);
+        [self.progress, self.keep_pin, self.pull_ends, self.look, expired, self.inspect, self.barrier]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+fn is_due(timer: Option<Instant>, now: Instant) -> bool {
+    timer.is_some_and(|at| at <= now)
+}
+
+/// Takes a timer that is due.
+fn take_due(timer: &mut Option<Instant>, now: Instant) -> bool {
+    is_due(*timer, now) && timer.take().is_some()
+}
+
+enum Event {
+    Link,
+    Command(Option<Command>),
+    Pulled(Message),
+    Acked(Message),
+    Asked(Message),
+    Timer,
+    /// The client has ended.
+    End,
+}
+
+impl Member {
+    pub(super) async fn start(setup: Setup) -> Result<Self, BrokerError> {
+        let failed = |error: async_nats::SubscribeError| BrokerError::Transient(error.to_string());
+        let (inbox, ack_inbox) = (setup.client.new_inbox(), setup.client.new_inbox());
+        let pulled = setup.client.subscribe(format!("{inbox}.*")).await.map_err(failed)?;
+        let acked = setup.client.subscribe(format!("{ack_inbox}.*")).await.map_err(failed)?;
+        let demand = Demand::new(setup.prefetch);
+        Ok(Self {
+            setup,
+            inbox,
+            pulled,
+            ack_inbox,
+            acked,
+            presence: None,
+            pin: None,
+            gate: Gate::new(),
+            demand,
+            replies: HashMap::new(),
+            acks: Acks::new(),
+            barrier: None,
+            confirms: Vec::new(),
+            unanswered: 0,
+            generation: 0,
+            is_assigned: false,
+            newest: 0,
+            floor: 0,
+            given_back: 0,
+            collecting: 0,
+            passing: Vec::new(),
+            silent_pin: None,
+            timers: Timers::default(),
+            has_problem: false,
+            is_leaving: false,
+        })
+    }
+
+    pub(super) async fn run(mut self) {
+        self.setup.link.mark_changed();
+        while !self.is_leaving {
+            let wake_at = self.timers.next();
+            let event = tokio::select! {
+                biased;
+                changed = self.setup.link.changed() => if changed.is_ok() { Event::Link } else { Event::End },
+                command = self.setup.commands.recv() => Event::Command(command),
+                message = self.pulled.next() => message.map_or(Event::End, Event::Pulled),
+                message = self.acked.next() => message.map_or(Event::End, Event::Acked),
+                Some(message) = next_of(&mut self.presence) => Event::Asked(message),
+                () = sleep_until(wake_at) => Event::Timer,
+            };
+            match event {
+                Event::Link => self.link_changed().await,
+                Event::Command(command) => self.obey(command).await,
+                Event::Pulled(message) => self.pulled(message).await,
+                Event::Acked(message) => self.acked(&message),
+                Event::Asked(message) => {
+                    if let Some(reply) = message.reply {
+                        let _ = self.setup.client.publish(reply, bytes::Bytes::new()).await;
+                    }
+                }
+                Event::Timer => self.timer().await,
+                Event::End => return,
+            }
+            self.ask().await;
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.setup.link.borrow().is_up
+    }
+
+    async fn link_changed(&mut self) {
+        let link = self.setup.link.borrow_and_update().clone();
+        if !link.is_up {
+            self.demand.forget();
+            self.timers =
+                Timers { progress: self.timers.progress, expired: self.timers.expired, ..Timers::default() };
+            self.problem(Some(link.problem));
+            return;
+        }
+        // What had come before is looked at first, so that nothing of it counts as lost.
+        while let Some(Some(message)) = self.pulled.next().now_or_never() {
+            let todo = self.message(message).await;
+            self.hand_out();
+            self.carry_out(todo).await;
+        }
+        if self.pin.is_some() {
+            self.carry_out(Do::Inspect).await;
+        } else {
+            self.look().await;
+        }
+    }
+
+    async fn obey(&mut self, command: Option<Command>) {
+        match command {
+            Some(Command::Turn { settled, taken }) => {
+                self.demand.taken(taken);
+                for sequence in settled {
+                    self.gate.let_go(sequence);
+                    if let Some(reply) = self.replies.remove(&sequence) {
+                        self.acknowledge(reply).await;
+                    }
+                }
+                self.confirm_some().await;
+            }
+            Some(Command::Confirm(promise)) => self.confirm_all(promise).await,
+            Some(Command::GiveBack(sequence, delay)) => {
+                self.gate.let_go(sequence);
+                if let Some(reply) = self.replies.remove(&sequence) {
+                    self.given_back += 1;
+                    self.give_back(reply, delay).await;
+                }
+            }
+            Some(Command::Leave(promise)) => {
+                self.leave().await;
+                promise.complete(());
+            }
+            // Its subscription has ended without a word.
+            None => self.leave().await,
+        }
+    }
+
+    async fn pulled(&mut self, first: Message) {
+        let mut todo = self.message(first).await;
+        for _ in 1..TAKEN {
+            if !todo.is_nothing() {
+                break;
+            }
+            let Some(Some(message)) = self.pulled.next().now_or_never() else { break };
+            todo = self.message(message).await;
+        }
+        self.hand_out();
+        self.carry_out(todo).await;
+    }
+
+    fn hand_out(&mut self) {
+        if !self.passing.is_empty() {
+            self.setup.mailbox.put(self.setup.topic.0, self.passing.drain(..));
+        }
+    }
+
+    /// A message that was pulled, or what the server says of a pull.
+    async fn message(&mut self, message: Message) -> Do<Incoming> {
+        let delivery = message.reply.as_ref().and_then(|reply| Delivery::of(reply));
+        let (Some(delivery), None) = (delivery, message.status) else { return self.status(&message).await };
+        let reply = message.reply.clone().expect("a delivery has one");
+        let Delivery { sequence, number, .. } = delivery;
+        self.newest = self.newest.max(sequence);
+        let bytes = message.length;
+        self.demand.arrived(bytes);
+        let mut todo = Do::Nothing;
+        if self.pin.is_none() {
+            let pin = message.headers.as_ref().and_then(|headers| headers.get_last(NATS_PIN_ID));
+            todo = self.pinned(pin.map(ToString::to_string).unwrap_or_default(), number).await;
+        }
+        if delivery.times > 1 {
+            self.given_back = self.given_back.saturating_sub(1);
+        }
+        if self.gate.would_forget(number - 1) {
+            self.forget_acks(&Ok(()));
+        }
+        let (arrived, next) = self.gate.arrived(sequence, number, Incoming { message, delivery });
+        match arrived {
+            Arrived::Pass(incoming) => {
+                self.replies.insert(sequence, reply);
+                self.demand.waits(bytes);
+                self.passing.push(incoming);
+            }
+            Arrived::Held | Arrived::Copy => drop(self.replies.insert(sequence, reply)),
+            Arrived::Settled => self.acknowledge(reply).await,
+        }
+        if self.timers.progress.is_none() {
+            self.timers.progress = Some(Instant::now() + self.progress_every());
+        }
+        if !next.is_nothing() {
+            return next;
+        }
+        if self.gate.is_collecting() {
+            self.collecting = self.collecting.saturating_sub(1);
+            if self.collecting == 0 {
+                return self.gate.collected();
+            }
+        }
+        std::mem::replace(&mut todo, Do::Nothing)
+    }
+
+    /// The first message under a pin: from now on the server delivers to this one.
+    async fn pinned(&mut self, pin: String, number: u64) -> Do<Incoming> {
+        let (topic, group) = (&self.setup.topic.1, &self.setup.wanted.name);
+        tracing::info!(topic = &**topic, consumer = group, "this instance is the active one of its group");
+        self.presence = self.setup.client.subscribe(presence_subject(&pin)).await.ok();
+        self.pin = Some(pin);
+        self.silent_pin = None;
+        self.timers.look = None;
+        self.timers.keep_pin = Some(Instant::now() + self.keep_pin_every());
+        if self.is_assigned && self.gate.next().is_some_and(|next| next < number) {
+            // Somebody else was in between.
+            self.lose();
+        }
+        if self.gate.is_open() { Do::Nothing } else { Do::Inspect }
+    }
+
+    /// Hands out what the gate held; from now on it passes.
+    fn open(&mut self, held: Vec<Incoming>) {
+        self.problem(None);
+        let topic = self.setup.topic.0;
+        if !self.is_assigned {
+            self.is_assigned = true;
+            self.generation += 1;
+            let partition = Partition { topic, partition: 0, generation: self.generation };
+            let first = held.first().map_or(u64::MAX, |incoming| incoming.delivery.sequence);
+            let watermark = first.min(self.floor + 1);
+            if !held.is_empty() {
+                tracing::info!(
+                    topic = &*self.setup.topic.1,
+                    consumer = self.setup.wanted.name,
+                    records = held.len(),
+                    "what was delivered before and not acknowledged is handled first, in its order"
+                );
+            }
+            self.setup.mailbox.assign(partition, Position { watermark, ahead: Vec::new() });
+        }
+        held.iter().for_each(|incoming| self.demand.waits(incoming.bytes()));
+        self.setup.mailbox.put(topic, held);
+    }
+
+    /// Another instance is the active one: what is here counts no more.
+    fn lose(&mut self) {
+        self.passing.clear();
+        self.replies.clear();
+        self.gate = Gate::new();
+        self.demand = Demand::new(self.setup.prefetch);
+        self.given_back = 0;
+        if std::mem::take(&mut self.is_assigned) {
+            self.setup.mailbox.lose(self.setup.topic.0);
+        }
+    }
+
+    /// What keeps this one from its work, for the health of its subscription; none: nothing any more.
+    fn problem(&mut self, problem: Option<String>) {
+        if problem.is_some() || self.has_problem {
+            self.has_problem = problem.is_some();
+            self.setup.mailbox.set_problem(self.setup.topic.0, problem);
+        }
+    }
+
+    async fn timer(&mut self) {
+        let now = Instant::now();
+        if take_due(&mut self.timers.progress, now) {
+            self.tell_progress().await;
+        }
+        if take_due(&mut self.timers.barrier, now) {
+            self.barrier_is_due().await;
+        }
+        if take_due(&mut self.timers.keep_pin, now) {
+            self.keep_pin().await;
+        }
+        if let Some((_, is_lowered)) = self.timers.expired.take_if(|(at, _)| *at <= now) {
+            self.expired(is_lowered).await;
+        }
+        if take_due(&mut self.timers.pull_ends, now) && (self.demand.is_asking() || self.gate.is_collecting())
+        {
+            tracing::warn!(
+                topic = &*self.setup.topic.1,
+                consumer = self.setup.wanted.name,
+                "a pull has not ended when it should have; it is begun anew"
+            );
+            self.carry_out(Do::Inspect).await;
+        }
+        if take_due(&mut self.timers.inspect, now) {
+            self.carry_out(Do::Inspect).await;
+        }
+        if take_due(&mut self.timers.look, now) {
+            self.look().await;
+        }
+    }
+
+    async fn carry_out(&mut self, mut todo: Do<Incoming>) {
+        loop {
+            todo = match todo {
+                Do::Nothing => return,
+                Do::Inspect => self.inspect().await,
+                Do::Collect(records) => return self.collect(records).await,
+                Do::Expire { patiently } => return self.expire(patiently).await,
+                Do::Open(held) => return self.open(held),
+                Do::BeginAnew => {
+                    self.lose();
+                    Do::Inspect
+                }
+            };
+        }
+    }
+
+    /// Lets go: what is settled is confirmed, the rest goes back in its order, and somebody else is pinned.
+    async fn leave(&mut self) {
+        self.is_leaving = true;
+        if self.pin.is_none() || !self.is_up() {
+            return;
+        }
+        let limit = self.setup.limit;
+        let leaving = async {
+            self.reset_inbox().await;
+            self.confirm_before().await;
+            let mut left: Vec<(u64, Subject)> = self.replies.drain().collect();
+            left.sort_unstable_by_key(|(sequence, _)| *sequence);
+            for (_, reply) in left {
+                self.give_back(reply, Duration::ZERO).await;
+            }
+            self.unpin().await;
+        };
+        let _ = tokio::time::timeout(limit, leaving).await;
+    }
+}
+
+fn presence_subject(pin: &str) -> String {
+    format!("keylane.pin.{pin}")
+}
+
+async fn next_of(subscriber: &mut Option<Subscriber>) -> Option<Message> {
+    match subscriber {
+        Some(subscriber) => subscriber.next().await,
+        None => std::future::pending().await,
+    }
+}

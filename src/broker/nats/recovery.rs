@@ -1,0 +1,259 @@
+//! In which order deliveries of a durable consumer may be handed out: a state machine without clocks or sockets.
+//!
+//! A JetStream server delivers in order, once. What was delivered and not acknowledged comes again when its
+//! `ack_wait` is over, and by then newer messages have been delivered: handed out as they come, records of a key would
+//! overtake each other after every crash. So whoever takes a consumer over first gets everything into its hands that
+//! is delivered and not acknowledged, and then hands it out by sequence.
+//!
+//! - **How it knows that something is missing.** The server counts its deliveries. A number that does not follow the
+//!   one before means that a delivery was lost on its way, or that the server has forgotten some (it lost its last
+//!   writes in a crash). Nothing newer is handed out until what is missing is there.
+//! - **How it knows that nothing is missing.** The server says how many messages are delivered and not acknowledged, at
+//!   a moment at which nothing is asked for. When as many are in hand, those are the ones: what is in hand is not
+//!   acknowledged.
+//! - **A message that is settled can come again**, when its acknowledgement was lost. It is handed out like any other;
+//!   the ledger of the subscription knows it, and has it acknowledged again.
+//! - **A stranger** is a message from before this gate opened that was not among those that were recovered. After the
+//!   server has forgotten something it is one that an earlier owner had settled. Otherwise the count was wrong (an
+//!   acknowledgement of a process that is thought dead came between): all begins anew, with a new ledger, for the one
+//!   that is there may take it for settled.
+//!
+//! What it relies on: this is the only one that the server delivers to, and a process that is thought dead acknowledges
+//! nothing that was delivered here in the moment of the count.
+
+use std::collections::{BTreeMap, HashSet};
+
+/// What a server says of a consumer at a moment at which nothing is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Messages delivered and not acknowledged.
+    pub(super) unacknowledged: usize,
+    /// The highest sequence delivered.
+    pub(super) sequence: u64,
+    /// The number of the last delivery.
+    pub(super) number: u64,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Do<T> {
+    Nothing,
+    /// Ask for nothing more, forget what was asked for, and look at the consumer.
+    Inspect,
+    /// Fetch so many messages, as far as they are there, and tell when no more come.
+    Collect(usize),
+    /// Have everything delivered again that is not acknowledged. With `patiently` by waiting for it.
+    Expire {
+        patiently: bool,
+    },
+    /// Hand these out, in this order, and then what passes.
+    Open(Vec<T>),
+    /// Give up everything and begin anew.
+    BeginAnew,
+}
+
+impl<T> Do<T> {
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
+/// What becomes of a delivery.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrived<T> {
+    /// To be handed out.
+    Pass(T),
+    /// Kept back.
+    Held,
+    /// A copy of one that is in hand.
+    Copy,
+    /// Settled by an earlier owner: to be acknowledged, and nothing else.
+    Settled,
+}
+
+/// Fast rounds before it waits until everything has expired by itself.
+const FAST_ROUNDS: u32 = 4;
+
+#[derive(Debug)]
+enum Phase {
+    Inspecting,
+    Collecting(Round),
+    Expiring,
+    Open,
+}
+
+#[derive(Debug)]
+struct Round {
+    /// How many messages of the count are not in hand.
+    missing: usize,
+    /// Up to which sequence the count goes.
+    upto: u64,
+    /// Which were held before the round, and count as in hand.
+    held_before: HashSet<u64>,
+    got: HashSet<u64>,
+}
+
+/// What was delivered before the gate opened for the first time.
+#[derive(Debug)]
+struct Origin {
+    upto: u64,
+    recovered: HashSet<u64>,
+}
+
+/// Stands between what a server delivers and what is handed out. `T` is a delivery.
+#[derive(Debug)]
+pub(super) struct Gate<T> {
+    phase: Phase,
+    /// The number of the next delivery if none is lost.
+    next: Option<u64>,
+    held: BTreeMap<u64, T>,
+    /// Handed out and neither settled nor given back.
+    in_hand: HashSet<u64>,
+    origin: Option<Origin>,
+    has_forgotten: bool,
+    rounds: u32,
+}
+
+impl<T> Gate<T> {
+    /// Closed, and to be inspected.
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Phase::Inspecting,
+            next: None,
+            held: BTreeMap::new(),
+            in_hand: HashSet::new(),
+            origin: None,
+            has_forgotten: false,
+            rounds: 0,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    pub(super) fn is_collecting(&self) -> bool {
+        matches!(self.phase, Phase::Collecting(_))
+    }
+
+    /// The number of the next delivery if none is lost.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// A delivery: its sequence in the stream, its number among the consumer's deliveries, and what it is.
+    pub(super) fn arrived(&mut self, sequence: u64, number: u64, item: T) -> (Arrived<T>, Do<T>) {
+        let follows = self.next.is_none_or(|next| next == number);
+        self.note(number);
+        self.next = Some(number + 1);
+        if let Phase::Collecting(round) = &mut self.phase
+            && sequence <= round.upto
+            && !self.in_hand.contains(&sequence)
+            && !round.held_before.contains(&sequence)
+        {
+            round.got.insert(sequence);
+        }
+        let todo = match self.phase {
+            Phase::Open | Phase::Collecting(_) if !follows => {
+                self.phase = Phase::Inspecting;
+                Do::Inspect
+            }
+            _ => Do::Nothing,
+        };
+        if self.in_hand.contains(&sequence) {
+            return (Arrived::Copy, todo);
+        }
+        if self.is_stranger(sequence) {
+            if self.has_forgotten {
+                return (Arrived::Settled, todo);
+            }
+            return (Arrived::Held, Do::BeginAnew);
+        }
+        if self.is_open() {
+            self.in_hand.insert(sequence);
+            return (Arrived::Pass(item), todo);
+        }
+        // The first copy stays: it says how often the message was handed out before this recovery.
+        self.held.entry(sequence).or_insert(item);
+        (Arrived::Held, todo)
+    }
+
+    /// The number of the next delivery is this one: if it is one that was there, the server has forgotten it.
+    fn note(&mut self, number: u64) {
+        if self.next.is_some_and(|next| next > number) {
+            self.has_forgotten = true;
+        }
+    }
+
+    /// Whether the server would have forgotten something if its last delivery has this number.
+    pub(super) fn would_forget(&self, last: u64) -> bool {
+        self.next.is_some_and(|next| next > last + 1)
+    }
+
+    fn is_stranger(&self, sequence: u64) -> bool {
+        self.origin
+            .as_ref()
+            .is_some_and(|origin| sequence <= origin.upto && !origin.recovered.contains(&sequence))
+    }
+
+    /// The consumer was looked at: asked for, or because the connection is a new one.
+    pub(super) fn inspected(&mut self, facts: Facts) -> Do<T> {
+        if self.is_open() && self.next.is_none_or(|next| next == facts.number + 1) {
+            return Do::Nothing;
+        }
+        self.note(facts.number + 1);
+        self.next = Some(facts.number + 1);
+        let counts = |sequence: &&u64| **sequence <= facts.sequence;
+        let in_hand = self.in_hand.iter().filter(counts).count() + self.held.keys().filter(counts).count();
+        let missing = facts.unacknowledged.saturating_sub(in_hand);
+        if missing == 0 {
+            return self.open(facts.sequence);
+        }
+        self.phase = Phase::Collecting(Round {
+            missing,
+            upto: facts.sequence,
+            held_before: self.held.keys().copied().collect(),
+            got: HashSet::new(),
+        });
+        Do::Collect(facts.unacknowledged)
+    }
+
+    /// No more comes of what was to be collected.
+    pub(super) fn collected(&mut self) -> Do<T> {
+        let Phase::Collecting(round) = &self.phase else { return Do::Nothing };
+        if round.got.len() >= round.missing {
+            let upto = round.upto;
+            return self.open(upto);
+        }
+        self.rounds += 1;
+        self.phase = Phase::Expiring;
+        Do::Expire { patiently: self.rounds > FAST_ROUNDS }
+    }
+
+    /// What is not acknowledged is there to be delivered again.
+    pub(super) fn expired(&mut self) -> Do<T> {
+        self.phase = Phase::Inspecting;
+        Do::Inspect
+    }
+
+    fn open(&mut self, upto: u64) -> Do<T> {
+        self.phase = Phase::Open;
+        self.rounds = 0;
+        let held = std::mem::take(&mut self.held);
+        if self.origin.is_none() {
+            let recovered = held.range(..=upto).map(|(sequence, _)| *sequence).collect();
+            self.origin = Some(Origin { upto, recovered });
+        }
+        self.in_hand.extend(held.keys());
+        Do::Open(held.into_values().collect())
+    }
+
+    /// One that was handed out is over, or was given back to the server.
+    pub(super) fn let_go(&mut self, sequence: u64) {
+        self.in_hand.remove(&sequence);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "recovery/tests.rs"]
+mod tests;

@@ -1,0 +1,203 @@
+//! The thread that the client lives on.
+
+use super::api::{self, ApiFault, ErrorCode};
+use super::link::Link;
+use super::options;
+use crate::config::{BusUrl, NatsConfig};
+use crate::error::ConnectError;
+use crate::sync::{Mutex, thread};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+
+/// Before a server that does not answer is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+/// How long a lookup of a name that is under way may keep the thread.
+const ENDING: Duration = Duration::from_secs(1);
+/// How long an answer may take before it is asked for again: a server that has just started swallows requests.
+const ANSWER: Duration = Duration::from_secs(1);
+/// Priority groups with a pinned client.
+const OLDEST_SERVER: (i64, i64, i64) = (2, 12, 0);
+
+/// Where tasks run. Its thread ends by [`end`](Self::end), and soon after this was dropped.
+pub(super) struct Runtime {
+    handle: Handle,
+    end: Mutex<Option<oneshot::Sender<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Runtime {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(task);
+    }
+
+    /// Ends all tasks where they are, and the thread.
+    pub(super) fn end(&self) {
+        drop(self.end.lock().take());
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a connection consists of.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) jetstream: Context,
+    /// The same with a short limit, for those that ask again.
+    pub(super) quick: Context,
+    pub(super) link: watch::Receiver<Link>,
+}
+
+/// Starts the thread and connects on it.
+pub(super) fn start(url: &BusUrl, config: &NatsConfig) -> Result<(Runtime, Connected), ConnectError> {
+    let options = options::options(url, config)?;
+    let servers = options::servers(url, config.tls)?;
+    let (end, ended) = oneshot::channel::<()>();
+    let (answer, answered) = mpsc::channel();
+    let (url, limit) = (url.clone(), config.connect_timeout);
+    let body = move || {
+        let built = Builder::new_current_thread()
+            .enable_all()
+            .thread_name("keylane-nats-dns")
+            .thread_keep_alive(Duration::from_millis(100))
+            .build();
+        let runtime = match built {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = answer.send(Err(ConnectError::Thread(error)));
+                return;
+            }
+        };
+        let handle = runtime.handle().clone();
+        runtime.block_on(async {
+            let connected = connect(&url, options, servers, limit).await;
+            let is_connected = connected.is_ok();
+            let _ = answer.send(connected.map(|connected| (handle, connected)));
+            if is_connected {
+                let _ = ended.await;
+            }
+        });
+        runtime.shutdown_timeout(ENDING);
+    };
+    let thread =
+        thread::Builder::new().name("keylane-nats".to_owned()).spawn(body).map_err(ConnectError::Thread)?;
+    match answered.recv().unwrap_or(Err(ConnectError::Abandoned)) {
+        Ok((handle, connected)) => {
+            Ok((Runtime { handle, end: Mutex::new(Some(end)), thread: Mutex::new(Some(thread)) }, connected))
+        }
+        Err(error) => {
+            let _ = thread.join();
+            Err(error)
+        }
+    }
+}
+
+async fn connect(
+    url: &BusUrl,
+    options: ConnectOptions,
+    servers: Vec<ServerAddr>,
+    limit: Duration,
+) -> Result<Connected, ConnectError> {
+    let link = Link::first();
+    let addresses = options::addresses(url);
+    let until = Instant::now() + limit;
+    let heard = {
+        let (link, addresses) = (link.clone(), addresses.clone());
+        move |event| {
+            Link::heard(&link, &addresses, &event);
+            std::future::ready(())
+        }
+    };
+    let unreachable = |reason: String| ConnectError::Unreachable {
+        system: "nats",
+        addresses: addresses.clone(),
+        within: limit,
+        reason,
+    };
+    let options = options.event_callback(heard);
+    let client = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let reason = match tokio::time::timeout(left, options.clone().connect(&servers[..])).await {
+            Ok(Ok(client)) => break client,
+            Ok(Err(error)) => match error.kind() {
+                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                    return Err(options::refused(
+                        url,
+                        format!(
+                            "{error}; check the user and the password or token of the URL, or `nats.credentials`"
+                        ),
+                    ));
+                }
+                ConnectErrorKind::Tls => return Err(options::refused(url, with_causes(&error))),
+                _ => with_causes(&error),
+            },
+            Err(_) => "no answer".to_owned(),
+        };
+        if Instant::now() + RETRY >= until {
+            return Err(unreachable(reason));
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    let (major, minor, patch) = OLDEST_SERVER;
+    if !client.is_server_compatible(major, minor, patch) {
+        let version = client.server_info().version;
+        return Err(options::refused(
+            url,
+            format!(
+                "the server has version {version}; {major}.{minor} or newer is needed, for priority groups of consumers"
+            ),
+        ));
+    }
+    let jetstream = jetstream(&client, limit);
+    loop {
+        match api::account(&jetstream).await {
+            Ok(()) => break,
+            Err(fault) if is_disabled(&fault) => {
+                return Err(options::refused(url, "JetStream is not enabled for this account"));
+            }
+            // A server that has just started has its JetStream a little later.
+            Err(_) if Instant::now() + RETRY < until => tokio::time::sleep(RETRY).await,
+            Err(fault @ ApiFault::NoJetStream) => {
+                return Err(options::refused(
+                    url,
+                    format!("{fault}; start the server with JetStream (`-js`), or enable it for the account"),
+                ));
+            }
+            Err(fault) => return Err(unreachable(fault.to_string())),
+        }
+    }
+    let quick = self::jetstream(&client, ANSWER.min(limit));
+    Ok(Connected { client, jetstream, quick, link: link.subscribe() })
+}
+
+/// A way to ask JetStream, with this limit for each answer.
+fn jetstream(client: &Client, limit: Duration) -> Context {
+    ContextBuilder::new().timeout(limit).build(client.clone())
+}
+
+fn is_disabled(fault: &ApiFault) -> bool {
+    let disabled = [ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT, ErrorCode::JETSTREAM_NOT_ENABLED];
+    fault.code().is_some_and(|code| disabled.contains(&code))
+}
+
+/// An error with what it comes from: the first alone is often only "IO error".
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
