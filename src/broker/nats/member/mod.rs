@@ -72,7 +72,7 @@ pub(super) struct Member {
     gate: Gate<Incoming>,
     demand: Demand,
     /// Where each message in hand, or held by the gate, is acknowledged.
-    replies: HashMap<u64, Subject>,
+    replies: HashMap<u64, Subject, foldhash::fast::RandomState>,
     acks: Acks<Subject>,
     /// The acknowledgement whose answer confirms those before it, and when it was sent.
     barrier: Option<(u64, Instant)>,
@@ -162,7 +162,7 @@ impl Member {
             pin: None,
             gate: Gate::new(),
             demand,
-            replies: HashMap::new(),
+            replies: HashMap::default(),
             acks: Acks::new(),
             barrier: None,
             confirms: Vec::new(),
