@@ -247,6 +247,13 @@ fn every_key_changes_what_it_says() {
     let documented: Vec<&str> = (include_str!("../src/config/keys.md").lines().skip(2))
         .map(|row| row.split('`').nth(1).expect("a row begins with its key"))
         .collect();
+    // Those of `[kafka]` are proven on a real broker, by the same kind of table.
+    let (remote, documented): (Vec<&str>, Vec<&str>) =
+        documented.into_iter().partition(|key| key.starts_with("kafka."));
+    for key in remote {
+        let row = format!("key: \"{key}\"");
+        assert!(include_str!("kafka/keys.rs").contains(&row), "`{key}` is not proven in tests/kafka/keys.rs");
+    }
     assert_eq!(EFFECTS.iter().map(|effect| effect.key).collect::<Vec<_>>(), documented);
     for Effect { key, value, besides, see, without, with } in EFFECTS {
         assert_eq!(see(besides), *without, "without `{key}`");
