@@ -188,18 +188,21 @@ fn words(words: &[&str]) -> Vec<String> {
 
 /// A nats-server with JetStream; `options` are arguments of its own beyond address, port and store.
 pub fn nats(options: &[&str]) -> Server {
-    let (folder, port) = (folder("nats"), free_port());
-    let (program, store) = (installed(NATS), folder.join("store"));
-    let mut command = words(&[
-        &program.to_string_lossy(),
-        "-a",
-        "127.0.0.1",
-        "-p",
-        &port.to_string(),
-        "-js",
-        "-sd",
-        &store.to_string_lossy(),
-    ]);
+    let folder = folder("nats");
+    let store = folder.join("store").to_string_lossy().into_owned();
+    let mut all = vec!["-js", "-sd", &store];
+    all.extend(options);
+    start_nats(folder, &all)
+}
+
+/// A nats-server that has no JetStream.
+pub fn nats_without_jetstream() -> Server {
+    start_nats(folder("nats"), &[])
+}
+
+fn start_nats(folder: PathBuf, options: &[&str]) -> Server {
+    let (program, port) = (installed(NATS), free_port());
+    let mut command = words(&[&program.to_string_lossy(), "-a", "127.0.0.1", "-p", &port.to_string()]);
     command.extend(words(options));
     Server::start(folder, command, port)
 }
