@@ -8,6 +8,7 @@
 //! - `CHAOS_SEED=42` replays the schedule of a run; without it each run draws one, and prints it first.
 //! - `CHAOS_SECONDS=600` makes the runs as long as that; they are short else.
 //! - `CHAOS_PROTOCOL=range` has Kafka's consumers agree that way, which else the seed chooses.
+//! - `CHAOS_DEBUG=1` has the members say all that they can.
 //! - `CHAOS_CHECK=FOLDER`, with `--ignored a_run_that_was_kept`, judges such logs once more.
 //! - `CHAOS_KEEP=1` keeps the logs of runs that found nothing, too; they are below `target/chaos`.
 

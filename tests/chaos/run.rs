@@ -2,7 +2,7 @@
 //! stored has to be over, and is judged.
 
 use crate::checker::{self, Limits, Verdict};
-use crate::child::{Consumer, Publisher, Role};
+use crate::child::{self, Consumer, Publisher, Role};
 use crate::clock::nanos;
 use crate::folder::Folder;
 use crate::history::{Entry, Fault, History, Id, whole_lines};
@@ -63,16 +63,19 @@ impl Plan {
                 let protocol =
                     *random.choice(&["cooperative-sticky", "range", "consumer"]).expect("there are three");
                 let protocol = std::env::var("CHAOS_PROTOCOL").unwrap_or_else(|_| protocol.to_owned());
+                let mut properties = Vec::new();
                 // The broker says when a member of the new protocol is silent for too long.
-                let (properties, expiry) = if protocol == "consumer" {
-                    ("", 5 * second)
+                let expiry = if protocol == "consumer" {
+                    5 * second
                 } else {
-                    (
-                        "properties = { 'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500' }\n",
-                        2 * second,
-                    )
+                    properties.push("'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500'");
+                    2 * second
                 };
-                (format!("[kafka]\ngroup_protocol = '{protocol}'\n{properties}"), expiry)
+                if child::is_debugged() {
+                    properties.push("debug = 'cgrp'");
+                }
+                let properties = properties.join(", ");
+                (format!("[kafka]\ngroup_protocol = '{protocol}'\nproperties = {{ {properties} }}\n"), expiry)
             }
             Kind::Nats => ("[nats]\nack_wait = '2s'\ntakeover_after = '2s'\n".to_owned(), second),
         };
