@@ -3,6 +3,7 @@
 
 pub mod proxy;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -236,9 +237,9 @@ pub fn kafka_formatted(
         "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
     );
     for Listener { name, protocol, port, advertised } in listeners {
-        listen += &format!(",{name}://127.0.0.1:{port}");
-        advertise += &format!(",{name}://127.0.0.1:{advertised}");
-        protocols += &format!(",{name}:{protocol}");
+        let _ = write!(listen, ",{name}://127.0.0.1:{port}");
+        let _ = write!(advertise, ",{name}://127.0.0.1:{advertised}");
+        let _ = write!(protocols, ",{name}:{protocol}");
     }
     let config = folder.join("server.properties");
     let text = format!(

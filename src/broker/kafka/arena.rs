@@ -62,6 +62,11 @@ impl Arena {
 
     fn append(&mut self, part: &[u8]) -> Range<usize> {
         let begin = self.bytes.len();
+        let end = begin + part.len();
+        // It doubles as it grows, but not beyond what it may take.
+        if end > self.bytes.capacity() && end <= CAPACITY {
+            self.bytes.reserve_exact((2 * end).min(CAPACITY) - begin);
+        }
         self.bytes.extend_from_slice(part);
         begin..self.bytes.len()
     }

@@ -31,7 +31,7 @@ impl KafkaConsumer {
         let (end, ended) = Op::pending(|| ());
         let (tell, started) = Op::pending(|| Err("its thread ended before it began".to_owned()));
         let run = move || {
-            member::run(setup, tell);
+            member::run(&setup, tell);
             end.complete(());
         };
         let thread = thread::Builder::new()

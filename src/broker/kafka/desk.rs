@@ -23,6 +23,7 @@ pub(super) struct Desk {
     subscription: Waker,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct State {
     pub(super) mailbox: Mailbox,
     pub(super) commits: Commits<Waiter>,
@@ -71,11 +72,11 @@ impl State {
     pub(super) fn committed(
         &mut self,
         outcome: Outcome<Waiter>,
-        partitions: impl Iterator<Item = Partition> + Clone,
+        partitions: &[Partition],
     ) -> Vec<(Waiter, Result<(), String>)> {
         for (place, reason) in outcome.failed {
-            if let Some(partition) = partitions.clone().find(|p| (p.topic, p.partition) == place) {
-                self.mailbox.tell(Polled::CommitFailed(partition, reason));
+            if let Some(partition) = partitions.iter().find(|p| (p.topic, p.partition) == place) {
+                self.mailbox.tell(Polled::CommitFailed(*partition, reason));
             }
         }
         outcome.told

@@ -132,11 +132,11 @@ impl ConsumerContext for Group {
             let own =
                 answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
             let failed = own.or(result.as_ref().err());
-            failed.map_or(Answer::Committed, |error| failed_commit(error))
+            failed.map_or(Answer::Committed, failed_commit)
         };
         let outcome = state.commits.answered(answer, Instant::now());
         let has_committed = outcome.has_committed;
-        let told = state.committed(outcome, partitions.into_iter());
+        let told = state.committed(outcome, &partitions);
         drop(state);
         self.own.lock().has_worked |= has_committed;
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
@@ -190,7 +190,7 @@ impl Group {
         for mut element in list.elements() {
             let place = self.place(element.topic(), element.partition());
             if let Some((_, position)) = positions.iter().find(|(of, _)| Some(*of) == place) {
-                let offset = Offset::Offset(position.watermark as i64);
+                let offset = Offset::Offset(position.watermark.cast_signed());
                 element.set_offset(offset).expect("an offset is not negative");
             }
         }
@@ -372,7 +372,7 @@ impl Group {
         let told = {
             let mut state = self.desk.state.lock();
             let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, partitions.iter().copied())
+            state.committed(outcome, partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.desk.wake_subscription();
@@ -387,7 +387,7 @@ impl Group {
         let told = {
             let mut state = self.desk.state.lock();
             let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, partitions.into_iter())
+            state.committed(outcome, &partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.desk.wake_subscription();
@@ -398,8 +398,11 @@ impl Group {
         let commits = state.commits.begin(Instant::now())?;
         let mut list = TopicPartitionList::with_capacity(commits.len());
         for ((topic, partition), commit) in commits {
-            let mut element = list.add_partition(&self.spec().topics[*topic as usize], *partition as i32);
-            element.set_offset(Offset::Offset(commit.offset as i64)).expect("an offset is not negative");
+            let mut element =
+                list.add_partition(&self.spec().topics[*topic as usize], partition.cast_signed());
+            element
+                .set_offset(Offset::Offset(commit.offset.cast_signed()))
+                .expect("an offset is not negative");
             if !commit.metadata.is_empty() {
                 element.set_metadata(&commit.metadata);
             }
@@ -411,7 +414,10 @@ impl Group {
     pub(super) fn list(&self, partitions: impl Iterator<Item = Partition>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            list.add_partition(&self.spec().topics[partition.topic as usize], partition.partition as i32);
+            list.add_partition(
+                &self.spec().topics[partition.topic as usize],
+                partition.partition.cast_signed(),
+            );
         }
         list
     }

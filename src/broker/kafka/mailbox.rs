@@ -236,6 +236,7 @@ mod tests {
                         let is_awaited = mailbox.revoke(partition);
                         prop_assert_eq!(is_awaited, known.is_told, "who was told is asked");
                         known.is_revoked = true;
+                        known.expected.clear();
                         if !is_awaited {
                             *known = Known::default();
                         }

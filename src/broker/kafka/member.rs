@@ -43,13 +43,13 @@ enum End {
 }
 
 /// The life of the thread. `tell` learns whether there is a client.
-pub(super) fn run(setup: Setup, tell: Promise<Result<(), String>>) {
+pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
     let parker = Arc::new(Parker::new());
     let is_first = setup.desk.member.set(parker.waker().clone()).is_ok();
     debug_assert!(is_first, "a desk has one member");
     let mut tell = Some(tell);
     loop {
-        let end = match Member::new(&setup, &parker) {
+        let end = match Member::new(setup, &parker) {
             Ok(mut member) => {
                 if let Some(tell) = tell.take() {
                     tell.complete(Ok(()));
@@ -86,7 +86,7 @@ struct Member {
     trouble: Trouble,
     arena: Arena,
     /// Since when the group's protocol is known.
-    member_since: Option<Instant>,
+    taken_since: Option<Instant>,
     fatal: Option<String>,
 }
 
@@ -105,7 +105,7 @@ impl Member {
             flow: Flow::new(),
             trouble: Trouble::default(),
             arena: Arena::default(),
-            member_since: None,
+            taken_since: None,
             fatal: None,
         })
     }
@@ -171,7 +171,7 @@ impl Member {
                     break false;
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says")
+                    tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says");
                 }
                 None => {
                     let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
@@ -247,9 +247,9 @@ impl Member {
             }
         }
         let is_member = !matches!(self.client.rebalance_protocol(), RebalanceProtocol::None);
-        let since = *self.member_since.get_or_insert(now);
+        let since = *self.taken_since.get_or_insert(now);
         if !is_member {
-            self.member_since = None;
+            self.taken_since = None;
         }
         let is_changed = {
             let mut state = self.desk.state.lock();
@@ -293,7 +293,8 @@ impl Member {
             quiet.map(|assigned| (assigned.partition, assigned.next))
         };
         let Some((partition, next)) = quiet else { return };
-        let (topic, number) = (&*self.desk.spec.topics[partition.topic as usize], partition.partition as i32);
+        let (topic, number) =
+            (&*self.desk.spec.topics[partition.topic as usize], partition.partition.cast_signed());
         let end = self.client.fetch_watermarks(topic, number, ASK);
         let is_stalled = {
             let mut own = group.own.lock();
@@ -317,7 +318,9 @@ impl Member {
             group = &*self.desk.spec.group,
             "nothing has arrived for long though the broker has more: fetching it anew"
         );
-        if let Err(error) = self.client.seek(topic, number, Offset::Offset(next as i64), Duration::ZERO) {
+        if let Err(error) =
+            self.client.seek(topic, number, Offset::Offset(next.cast_signed()), Duration::ZERO)
+        {
             tracing::warn!(%error, topic, partition = number, "it could not be fetched anew");
         }
     }

@@ -6,6 +6,7 @@
 //! pure function ([`properties`]).
 
 mod arena;
+mod bell;
 mod client;
 mod commit_later;
 mod commits;

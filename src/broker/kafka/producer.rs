@@ -5,6 +5,7 @@
 //! answers have made room, and a client that failed for good is replaced, and its successor is given all of it again. So
 //! no caller is ever told to try again, which could not keep the order.
 
+use super::bell::Bell;
 use super::client;
 use super::properties::Properties;
 use super::publishes::{Number, Outcome, Publishes};
@@ -12,7 +13,8 @@ use super::topics::{self, Creator, Layout};
 use super::trouble::{Sign, Trouble};
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::event::Record;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, thread};
+use crate::park::Parker;
+use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, thread};
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -21,10 +23,11 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
 use std::collections::HashSet;
+use std::task::Waker;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-/// How long the thread serves the client before it looks for what else there is to do.
-const SERVE: Duration = Duration::from_millis(25);
+/// The client wakes the thread when it has something; it is looked at so often all the same.
+const TICK: Duration = Duration::from_millis(200);
 /// How long a client that is given up has to tell what became of its publishes.
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// After a failed attempt (to look a topic up, to make a client), the next.
@@ -51,6 +54,8 @@ pub(super) struct Producer {
     shared: Arc<Shared>,
     is_closed: AtomicBool,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Wakes the thread, which sets it.
+    waker: OnceLock<Waker>,
 }
 
 /// What the callbacks and the callers share. Locks, outermost first: `line`, `client`.
@@ -111,12 +116,14 @@ impl Shared {
         use RDKafkaErrorCode as E;
         let refused = |reason: String| Outcome::Answered(Err(PublishFault::Permanent(reason)));
         match error.rdkafka_error_code() {
-            Some(E::PurgeQueue | E::PurgeInflight | E::Fatal | E::BrokerDestroy | E::State) => {
-                Outcome::Returned
-            }
-            // Errors that poison the numbering: the client is of no use any more, and nothing may pass this publish.
+            // The client is given up, or an error poisons its numbering: nothing may pass this publish.
             Some(
-                E::OutOfOrderSequenceNumber
+                E::PurgeQueue
+                | E::PurgeInflight
+                | E::Fatal
+                | E::BrokerDestroy
+                | E::State
+                | E::OutOfOrderSequenceNumber
                 | E::UnknownProducerId
                 | E::InvalidProducerEpoch
                 | E::InvalidProducerIdMapping
@@ -172,6 +179,7 @@ impl Producer {
             shared,
             is_closed: AtomicBool::new(false),
             thread: Mutex::default(),
+            waker: OnceLock::new(),
         };
         producer.renew()?;
         Ok(producer)
@@ -220,26 +228,29 @@ impl Producer {
             return ticket.answer(Err(PublishFault::Permanent(BrokerError::Closed.to_string())));
         }
         self.shared.line.lock().offer(Publish { topic: topic.clone(), record, ticket });
-        self.give();
+        if !self.give() {
+            self.wake();
+        }
     }
 
-    /// Gives the client what it takes, in order.
-    fn give(&self) {
+    /// Gives the client what it takes, in order. False: the next one waits for the thread, to look its topic up or to
+    /// replace the client.
+    fn give(&self) -> bool {
         loop {
             let mut line = self.shared.line.lock();
-            let Some((number, publish)) = line.next() else { return };
+            let Some((number, publish)) = line.next() else { return line.is_open() };
             // Looked up by the thread.
             if !self.shared.known.lock().contains(&publish.topic) {
-                return;
+                return false;
             }
-            let Some(client) = self.client() else { return };
+            let Some(client) = self.client() else { return false };
             let error = match send(&client, number, publish) {
                 Ok(()) => {
                     line.given(number);
                     continue;
                 }
                 // Answers make room, and the thread comes back.
-                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => return,
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => return true,
                 Err(error) => error,
             };
             let topic = publish.topic.clone();
@@ -251,12 +262,15 @@ impl Producer {
                     | RDKafkaErrorCode::UnknownTopicOrPartition,
                 ) => {
                     self.shared.known.lock().remove(&topic);
-                    return;
+                    return false;
                 }
                 _ => match self.shared.outcome(&error, &topic) {
                     Outcome::Answered(answer) => answer,
                     // The thread replaces the client.
-                    Outcome::Returned => return line.close(),
+                    Outcome::Returned => {
+                        line.close();
+                        return false;
+                    }
                 },
             };
             let publish = line.remove(number);
@@ -268,33 +282,71 @@ impl Producer {
     }
 
     fn run(&self) {
-        let mut rest_until = Instant::now();
+        let parker = Parker::new();
+        let is_first = self.waker.set(parker.waker().clone()).is_ok();
+        debug_assert!(is_first, "a producer has one thread");
         let mut told_since = None;
         // ORDERING: Relaxed; nothing is handed over by it.
         while !self.is_closed.load(Ordering::Relaxed) {
-            let Some(client) = self.client() else {
-                thread::sleep(REST);
+            let bell = self.client().and_then(|client| {
+                let bell = Bell::hang(client.clone(), parker.waker().clone())?;
+                Some((client, bell))
+            });
+            let Some((client, bell)) = bell else {
                 if let Err(error) = self.renew() {
                     tracing::error!(%error, "no new producer; trying again");
+                    parker.park_until(Some(Instant::now() + REST));
                 }
                 continue;
             };
-            client.poll(SERVE);
-            let fatal = client.client().fatal_error();
-            if fatal.is_some() || !self.shared.line.lock().is_open() {
-                self.replace(client, fatal);
-                continue;
+            if let Some(fatal) = self.serve(&client, &bell, &parker, &mut told_since) {
+                drop(bell);
+                self.replace(&client, &fatal);
             }
-            let now = Instant::now();
-            if now >= rest_until && !self.look_up_next(&client) {
-                rest_until = now + REST;
-            }
-            self.give();
-            self.watch(&client, now, &mut told_since);
         }
         drop(self.shared.client.lock().take());
         // Whoever waits for these was answered by the publisher, which is closed first.
         drop(self.shared.line.lock().drain());
+    }
+
+    /// Serves one client until the producer is closed, or the client has failed for good.
+    fn serve(
+        &self,
+        client: &Client,
+        bell: &Bell,
+        parker: &Parker,
+        told_since: &mut Option<Instant>,
+    ) -> Option<String> {
+        let mut rest_until = None;
+        // ORDERING: Relaxed; see `run`.
+        while !self.is_closed.load(Ordering::Relaxed) {
+            // Each poll serves one.
+            (0..bell.waiting()).for_each(|_| client.poll(Duration::ZERO));
+            if let Some((_, reason)) = client.client().fatal_error() {
+                return Some(reason);
+            }
+            if !self.shared.line.lock().is_open() {
+                return Some("it lost count of its records".to_owned());
+            }
+            let now = Instant::now();
+            if rest_until.is_none_or(|until| now >= until) {
+                rest_until = if self.look_up_next(client) { None } else { Some(now + REST) };
+            }
+            self.give();
+            self.watch(client, now, told_since);
+            let ask_at = self.shared.trouble.lock().ask_at();
+            let until = [rest_until, ask_at].into_iter().flatten().fold(now + TICK, Instant::min);
+            if bell.waiting() == 0 {
+                parker.park_until(Some(until));
+            }
+        }
+        None
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Looks up the topic of the next publish, if that is what it waits for. False: not now.
@@ -340,8 +392,7 @@ impl Producer {
     }
 
     /// Gives the client up: what it has no answer for comes back, and a new one is given all of it in order.
-    fn replace(&self, client: Arc<Client>, fatal: Option<(RDKafkaErrorCode, String)>) {
-        let reason = fatal.map_or_else(|| "it lost count of its records".to_owned(), |(_, reason)| reason);
+    fn replace(&self, client: &Client, reason: &str) {
         self.shared.line.lock().close();
         drop(self.shared.client.lock().take());
         client.purge(PurgeConfig::default().queue().inflight());
@@ -404,7 +455,7 @@ impl Producer {
             match topics::look_up(client.client(), topic, left) {
                 // A topic that was created a moment ago has its leaders soon.
                 Err(BrokerError::Transient(_)) if Instant::now() < until => {
-                    thread::sleep(Duration::from_millis(50))
+                    thread::sleep(Duration::from_millis(50));
                 }
                 found => return found,
             }
@@ -415,6 +466,7 @@ impl Producer {
     pub(super) fn close(&self) {
         // ORDERING: Relaxed; see `publish`.
         self.is_closed.store(true, Ordering::Relaxed);
+        self.wake();
         let Some(serving) = self.thread.lock().take() else { return };
         // The last one who has the bus may be an answer, which comes on that thread; then it ends by itself.
         if serving.thread().id() != thread::current().id() && serving.join().is_err() {

@@ -7,7 +7,7 @@ use crate::broker::ConsumerSpec;
 use crate::config::{BusUrl, Config, Credentials, GroupProtocol, Sasl};
 use crate::error::{ConfigError, Origin, shown};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 /// Names and values; `Debug` shows no value, since some are secrets.
@@ -25,7 +25,7 @@ impl Properties {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    fn set(&mut self, name: &str, value: impl ToString) {
+    fn set(&mut self, name: &str, value: impl Display) {
         self.0.insert(name.to_owned(), value.to_string());
     }
 }

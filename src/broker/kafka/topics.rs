@@ -83,8 +83,8 @@ impl Creator {
                 .map_err(|error| {
                     BrokerError::Refused(format!("topic `{topic}` can't be created: {error}"))
                 })?;
-        let replication = TopicReplication::Fixed(if replicas == 0 { -1 } else { replicas as i32 });
-        let topics = [NewTopic::new(topic, partitions as i32, replication)];
+        let replication = TopicReplication::Fixed(if replicas == 0 { -1 } else { replicas.cast_signed() });
+        let topics = [NewTopic::new(topic, partitions.cast_signed(), replication)];
         let limits =
             AdminOptions::new().request_timeout(Some(self.limit)).operation_timeout(Some(self.limit));
         let created =
