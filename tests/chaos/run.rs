@@ -92,12 +92,9 @@ impl Plan {
             uncommitted: nanos(uncommitted),
             forgotten: match kind {
                 Kind::Kafka => 0,
-                Kind::Nats => nanos(2 * second),
+                Kind::Nats => nanos(second),
             },
-            recovery: nanos(match kind {
-                Kind::Kafka => 6 * second,
-                Kind::Nats => 4 * second,
-            }),
+            recovery: nanos(2 * second),
             tick: nanos(Duration::from_millis(5)),
         };
         // Of a group on JetStream one is active: with more beside it few kills would meet it.
