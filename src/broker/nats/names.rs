@@ -188,7 +188,7 @@ mod tests {
             prop_assert!(token.as_str().bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'.' | b'*' | b'>')));
             prop_assert!(!token.as_str().is_empty() && token.as_str().len() <= MAX_TOKEN);
             match &token {
-                Token::Whole(token) => prop_assert_eq!(key_of(token).as_deref(), Some(&key[..])),
+                Token::Whole(token) => prop_assert!(key_of(token).is_some_and(|back| *back == key)),
                 Token::Hashed(token) => prop_assert_eq!(key_of(token), None),
             }
         }
@@ -196,7 +196,7 @@ mod tests {
         #[test]
         fn different_keys_have_different_tokens(a in key(), b in key()) {
             prop_assert_eq!(token(Some(&a)) == token(Some(&b)), a == b);
-            prop_assert_ne!(token(Some(&a)).as_str(), NO_KEY);
+            prop_assert!(token(Some(&a)).as_str() != NO_KEY);
         }
 
         #[test]

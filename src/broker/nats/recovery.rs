@@ -88,8 +88,8 @@ struct Round {
     missing: usize,
     /// Up to which sequence the count goes.
     upto: u64,
-    /// Which were held before the round, and count as in hand.
-    held_before: HashSet<u64>,
+    /// Which were in hand when it was counted, whatever has become of them.
+    in_hand: HashSet<u64>,
     got: HashSet<u64>,
 }
 
@@ -109,6 +109,8 @@ pub(super) struct Gate<T> {
     held: BTreeMap<u64, T>,
     /// Handed out and neither settled nor given back.
     in_hand: HashSet<u64>,
+    /// The highest sequence handed out.
+    newest: u64,
     origin: Option<Origin>,
     has_forgotten: bool,
     rounds: u32,
@@ -122,6 +124,7 @@ impl<T> Gate<T> {
             next: None,
             held: BTreeMap::new(),
             in_hand: HashSet::new(),
+            newest: 0,
             origin: None,
             has_forgotten: false,
             rounds: 0,
@@ -148,8 +151,7 @@ impl<T> Gate<T> {
         self.next = Some(number + 1);
         if let Phase::Collecting(round) = &mut self.phase
             && sequence <= round.upto
-            && !self.in_hand.contains(&sequence)
-            && !round.held_before.contains(&sequence)
+            && !round.in_hand.contains(&sequence)
         {
             round.got.insert(sequence);
         }
@@ -169,8 +171,11 @@ impl<T> Gate<T> {
             }
             return (Arrived::Held, Do::BeginAnew);
         }
-        if self.is_open() {
+        // One that was handed out before is no news to the ledger, and none to the order. Held, it would count as
+        // unacknowledged when its acknowledgement is on its way.
+        if self.is_open() || self.was_handed_out(sequence) {
             self.in_hand.insert(sequence);
+            self.newest = self.newest.max(sequence);
             return (Arrived::Pass(item), todo);
         }
         // The first copy stays: it says how often the message was handed out before this recovery.
@@ -190,6 +195,16 @@ impl<T> Gate<T> {
         self.next.is_some_and(|next| next > last + 1)
     }
 
+    fn was_handed_out(&self, sequence: u64) -> bool {
+        self.origin.as_ref().is_some_and(|origin| {
+            if sequence <= origin.upto {
+                origin.recovered.contains(&sequence)
+            } else {
+                sequence <= self.newest
+            }
+        })
+    }
+
     fn is_stranger(&self, sequence: u64) -> bool {
         self.origin
             .as_ref()
@@ -203,18 +218,16 @@ impl<T> Gate<T> {
         }
         self.note(facts.number + 1);
         self.next = Some(facts.number + 1);
-        let counts = |sequence: &&u64| **sequence <= facts.sequence;
-        let in_hand = self.in_hand.iter().filter(counts).count() + self.held.keys().filter(counts).count();
-        let missing = facts.unacknowledged.saturating_sub(in_hand);
+        // Their deliveries are forgotten: they come again behind what comes before them.
+        self.held.retain(|sequence, _| *sequence <= facts.sequence);
+        let counts = |sequence: &u64| *sequence <= facts.sequence;
+        let in_hand: HashSet<u64> =
+            self.in_hand.iter().chain(self.held.keys()).copied().filter(counts).collect();
+        let missing = facts.unacknowledged.saturating_sub(in_hand.len());
         if missing == 0 {
             return self.open(facts.sequence);
         }
-        self.phase = Phase::Collecting(Round {
-            missing,
-            upto: facts.sequence,
-            held_before: self.held.keys().copied().collect(),
-            got: HashSet::new(),
-        });
+        self.phase = Phase::Collecting(Round { missing, upto: facts.sequence, in_hand, got: HashSet::new() });
         Do::Collect(facts.unacknowledged)
     }
 
@@ -245,6 +258,7 @@ impl<T> Gate<T> {
             self.origin = Some(Origin { upto, recovered });
         }
         self.in_hand.extend(held.keys());
+        self.newest = held.keys().next_back().copied().unwrap_or(0).max(self.newest);
         Do::Open(held.into_values().collect())
     }
 

@@ -2,6 +2,7 @@
 
 use super::Member;
 use crate::broker::BrokerError;
+use crate::broker::nats::message::Delivery;
 use crate::op::Promise;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
@@ -151,7 +152,13 @@ impl Member {
         self.acks.len() == 0
     }
 
-    /// The server has forgotten deliveries: what was acknowledged of them comes again, and is acknowledged again then.
+    /// The server has forgotten all deliveries behind this number. What was acknowledged of them comes again, and is
+    /// acknowledged again then; until it does, nobody would answer.
+    pub(super) fn forget_deliveries(&mut self, last: u64) {
+        self.forget_acks(&Ok(()));
+        self.replies.retain(|_, reply| Delivery::of(reply).is_some_and(|delivery| delivery.number <= last));
+    }
+
     pub(super) fn forget_acks(&mut self, result: &Result<(), BrokerError>) {
         self.acks.confirm(self.acks.last());
         self.barrier = None;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// The `ack_wait` by which everything expires, and how long that takes until the server has seen it.
 const LOWERED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(350));
 /// How often acknowledgements are sent again before they are taken for those of deliveries that nobody knows any more.
-const UNANSWERED: u32 = 50;
+const UNANSWERED: u32 = 5;
 /// What a server may take beyond an `ack_wait`.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -78,7 +78,7 @@ impl Member {
                 self.setup.consumer = info.config.clone();
                 self.floor = info.ack_floor.stream_sequence;
                 if self.gate.would_forget(info.delivered.consumer_sequence) {
-                    self.forget_acks(&Ok(()));
+                    self.forget_deliveries(info.delivered.consumer_sequence);
                 }
                 Some(info)
             }

@@ -303,7 +303,7 @@ impl Member {
             self.given_back = self.given_back.saturating_sub(1);
         }
         if self.gate.would_forget(number - 1) {
-            self.forget_acks(&Ok(()));
+            self.forget_deliveries(number - 1);
         }
         let (arrived, next) = self.gate.arrived(sequence, number, Incoming { message, delivery });
         match arrived {
