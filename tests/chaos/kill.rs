@@ -6,7 +6,7 @@ use crate::clock::nanos;
 use crate::folder::Folder;
 use crate::history::{Entry, Fault, History, Id, Told, whole_lines};
 use crate::member::Member;
-use crate::run::{DRAIN, Plan};
+use crate::plan::{DRAIN, Plan};
 use crate::target::{Kind, Target};
 use crate::work::Work;
 use std::collections::{HashMap, HashSet};
