@@ -249,7 +249,8 @@ fn every_key_changes_what_it_says() {
         .collect();
     // Those of servers are proven on servers, by the same kind of table.
     let mut documented = documented;
-    for (section, table) in [("nats.", include_str!("nats/keys.rs"))] {
+    let tables = [("kafka.", include_str!("kafka/keys.rs")), ("nats.", include_str!("nats/keys.rs"))];
+    for (section, table) in tables {
         for key in documented.extract_if(.., |key| key.starts_with(section)) {
             assert!(table.contains(&format!("key: \"{key}\"")), "`{key}` is not proven");
         }

@@ -14,11 +14,11 @@ const USER: &str = "ann";
 const PASSWORD: &str = "hunter2-but-longer";
 
 /// A broker with a listener of each kind.
-struct Secured {
+pub struct Secured {
     server: Server,
     plain: u16,
-    scram: u16,
-    tls: u16,
+    pub scram: u16,
+    pub tls: u16,
     tls_scram: u16,
 }
 
@@ -48,7 +48,7 @@ fn make_certificates(folder: &Path, name: &str) {
     std::fs::write(folder.join(format!("{name}.pem")), both).expect("target can be written");
 }
 
-fn secured() -> &'static Secured {
+pub fn secured() -> &'static Secured {
     static SECURED: OnceLock<Secured> = OnceLock::new();
     SECURED.get_or_init(|| {
         let [plain, scram, tls, tls_scram] = [(); 4].map(|()| free_port());
@@ -84,13 +84,21 @@ fn secured() -> &'static Secured {
     })
 }
 
-fn authority(name: &str) -> PathBuf {
+pub fn authority(name: &str) -> PathBuf {
     secured().server.folder().join(format!("{name}-ca.pem"))
+}
+
+fn url_with_password(port: u16, password: &str) -> String {
+    format!("kafka://{USER}:{password}@127.0.0.1:{port}")
+}
+
+pub fn url_with_user(port: u16) -> String {
+    url_with_password(port, PASSWORD)
 }
 
 fn with_user(port: u16, password: &str, sasl: Sasl) -> Config {
     let mut config = config(port, 1);
-    config.url = format!("kafka://{USER}:{password}@127.0.0.1:{port}");
+    config.url = url_with_password(port, password);
     config.kafka.sasl = sasl;
     config
 }

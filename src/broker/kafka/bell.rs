@@ -1,6 +1,6 @@
 //! Tells a thread that a producer's client has something for it.
 
-use super::producer::Client;
+use super::answers::Client;
 use crate::sync::Arc;
 use rdkafka::bindings::{
     rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy, rd_kafka_queue_get_main, rd_kafka_queue_length,

@@ -42,6 +42,8 @@ pub(super) struct Commits<W> {
     /// Answers that are still to come and that nobody needs.
     overtaken: u32,
     failing: BTreeMap<Place, String>,
+    /// Since when a position is wanted committed and none has been.
+    uncommitted: BTreeMap<Place, Instant>,
     rest_until: Option<Instant>,
 }
 
@@ -62,6 +64,7 @@ impl<W> Commits<W> {
             under_way: None,
             overtaken: 0,
             failing: BTreeMap::new(),
+            uncommitted: BTreeMap::new(),
             rest_until: None,
         }
     }
@@ -76,12 +79,19 @@ impl<W> Commits<W> {
         waiter: Option<W>,
         now: Instant,
     ) -> Option<&str> {
+        self.uncommitted.entry(place).or_insert(now);
         let before = self.wanted.remove(&place);
         let since = before.as_ref().map_or(now, |before| before.since);
         let mut waiters = before.map_or_else(Vec::new, |before| before.waiters);
         waiters.extend(waiter);
         self.wanted.insert(place, Commit { offset, metadata, waiters, since });
         self.failing.get(&place).map(String::as_str)
+    }
+
+    /// For how long the oldest position has not been committed that is wanted so, whatever was answered meanwhile.
+    pub(super) fn behind(&self, now: Instant) -> Duration {
+        let oldest = self.uncommitted.values().min();
+        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
     }
 
     /// When there is something to commit.
@@ -135,6 +145,10 @@ impl<W> Commits<W> {
             match answer(place) {
                 Answer::Committed => {
                     self.failing.remove(&place);
+                    self.uncommitted.remove(&place);
+                    if let Some(newer) = self.wanted.get(&place) {
+                        self.uncommitted.insert(place, newer.since);
+                    }
                     outcome.has_committed = true;
                     outcome.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
                 }
@@ -160,6 +174,7 @@ impl<W> Commits<W> {
     /// The partition is not ours any more: who waits for its commit is to be told that.
     pub(super) fn forget(&mut self, place: Place) -> Vec<W> {
         self.failing.remove(&place);
+        self.uncommitted.remove(&place);
         let under_way = self.under_way.as_mut().and_then(|commits| commits.remove(&place));
         [self.wanted.remove(&place), under_way]
             .into_iter()
@@ -273,6 +288,28 @@ mod tests {
     fn the_property_finds_a_commit_that_was_not_stored() {
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
         assert!(TestRunner::new(config).run(&ops(), |ops| run(ops, true)).is_err());
+    }
+
+    #[test]
+    fn the_oldest_position_that_is_not_committed_tells_how_far_behind_it_is() {
+        let (mut commits, now, second) = (Commits::<()>::new(), Instant::now(), Duration::from_secs(1));
+        assert_eq!(commits.behind(now), Duration::ZERO);
+        commits.want((0, 1), 5, String::new(), None, now);
+        commits.begin(now);
+        commits.want((0, 1), 6, String::new(), None, now + second);
+        assert_eq!(commits.behind(now + 2 * second), 2 * second);
+        assert!(commits.answered(|_| Answer::Committed, now + 2 * second).has_committed);
+        assert_eq!(commits.behind(now + 2 * second), second);
+        commits.begin(now + 2 * second);
+        commits.answered(|_| Answer::Failed("no".into()), now + 2 * second);
+        commits.want((0, 1), 6, String::new(), None, now + 3 * second);
+        assert_eq!(commits.behind(now + 3 * second), 2 * second, "a failure does not count as progress");
+        commits.begin(now + 3 * second);
+        assert!(commits.answered(|_| Answer::Committed, now + 3 * second).has_committed);
+        assert_eq!(commits.behind(now + 9 * second), Duration::ZERO);
+        commits.want((0, 1), 7, String::new(), None, now);
+        commits.forget((0, 1));
+        assert_eq!(commits.behind(now + 9 * second), Duration::ZERO, "it is another member's affair");
     }
 
     #[test]

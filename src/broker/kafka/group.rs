@@ -155,7 +155,13 @@ fn failed_commit(error: &KafkaError) -> Answer {
     use RDKafkaErrorCode as E;
     match error.rdkafka_error_code() {
         Some(
-            E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator,
+            // The last: joined anew since it was sent. Outside of a rebalance the partitions are lost, which is told
+            // by the group.
+            E::RebalanceInProgress
+            | E::StaleMemberEpoch
+            | E::CoordinatorLoadInProgress
+            | E::NotCoordinator
+            | E::IllegalGeneration,
         ) => Answer::NotNow(error.to_string()),
         _ => Answer::Failed(error.to_string()),
     }

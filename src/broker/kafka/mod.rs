@@ -5,6 +5,7 @@
 //! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`trouble`], [`stall`]); what librdkafka is told is a
 //! pure function ([`properties`]).
 
+mod answers;
 mod arena;
 mod bell;
 mod client;
@@ -21,6 +22,8 @@ mod producer;
 mod properties;
 mod publishes;
 mod stall;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod trouble;
 

@@ -5,26 +5,22 @@
 //! answers have made room, and a client that failed for good is replaced, and its successor is given all of it again. So
 //! no caller is ever told to try again, which could not keep the order.
 
+use super::answers::{Answers, Client, Publish, Shared, no_such_topic, send};
 use super::bell::Bell;
 use super::client;
 use super::properties::Properties;
-use super::publishes::{Number, Outcome, Publishes};
+use super::publishes::{Outcome, Publishes};
 use super::topics::{self, Creator, Layout};
-use super::trouble::{Sign, Trouble};
-use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
+use super::trouble::Sign;
+use crate::broker::{BrokerError, PublishFault, Ticket};
 use crate::event::Record;
 use crate::park::Parker;
 use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, thread};
-use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
-};
-use std::collections::HashSet;
+use rdkafka::producer::{Producer as _, PurgeConfig};
 use std::task::Waker;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// The client wakes the thread when it has something; it is looked at so often all the same.
 const TICK: Duration = Duration::from_millis(200);
@@ -34,16 +30,6 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(200);
 /// How long one asking of the brokers takes at most.
 const ASK: Duration = Duration::from_millis(500);
-
-pub(super) type Client = BaseProducer<Answers>;
-type Answer = Result<Stored, PublishFault>;
-
-/// A publish without an answer.
-struct Publish {
-    topic: Arc<str>,
-    record: Arc<Record>,
-    ticket: Box<dyn Ticket>,
-}
 
 pub(super) struct Producer {
     properties: Properties,
@@ -56,100 +42,6 @@ pub(super) struct Producer {
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     /// Wakes the thread, which sets it.
     waker: OnceLock<Waker>,
-}
-
-/// What the callbacks and the callers share. Locks, outermost first: `line`, `client`.
-pub(super) struct Shared {
-    line: Mutex<Publishes<Publish>>,
-    client: Mutex<Option<Arc<Client>>>,
-    /// Topics that exist.
-    known: Mutex<HashSet<Arc<str>>>,
-    trouble: Mutex<Trouble>,
-    /// What the client said when it was refused.
-    refusal: Mutex<Option<String>>,
-    last_error: Mutex<Option<String>>,
-}
-
-/// The callbacks of one client.
-pub(super) struct Answers(Arc<Shared>);
-
-impl ClientContext for Answers {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let Some(code) = error.rdkafka_error_code() else { return };
-        let text = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
-        if client::is_refusal(code) {
-            self.0.refusal.lock().get_or_insert(text.clone());
-        }
-        if let Some(kind) = client::kind_of(code) {
-            self.0.trouble.lock().heard(kind, &text, Instant::now());
-        }
-        *self.0.last_error.lock() = Some(text);
-    }
-}
-
-impl ProducerContext for Answers {
-    type DeliveryOpaque = Number;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: Number) {
-        let outcome = match result {
-            Ok(message) => Outcome::Answered(Ok(Stored {
-                partition: message.partition() as u32,
-                offset: message.offset() as u64,
-            })),
-            Err((error, message)) => self.0.outcome(error, message.topic()),
-        };
-        let ended = self.0.line.lock().ended(number, outcome);
-        // Without the lock: the publisher goes on from here with its next publishes.
-        if let Some((publish, answer)) = ended {
-            publish.ticket.answer(answer);
-        }
-    }
-}
-
-impl Shared {
-    /// What an error of the client means for a publish.
-    fn outcome(&self, error: &KafkaError, topic: &str) -> Outcome<Answer> {
-        use RDKafkaErrorCode as E;
-        let refused = |reason: String| Outcome::Answered(Err(PublishFault::Permanent(reason)));
-        match error.rdkafka_error_code() {
-            // The client is given up, or an error poisons its numbering: nothing may pass this publish.
-            Some(
-                E::PurgeQueue
-                | E::PurgeInflight
-                | E::Fatal
-                | E::BrokerDestroy
-                | E::State
-                | E::OutOfOrderSequenceNumber
-                | E::UnknownProducerId
-                | E::InvalidProducerEpoch
-                | E::InvalidProducerIdMapping
-                | E::GaplessGuarantee,
-            ) => Outcome::Returned,
-            Some(E::UnknownTopic | E::UnknownPartition | E::UnknownTopicOrPartition) => {
-                self.known.lock().remove(topic);
-                refused(no_such_topic(topic))
-            }
-            Some(E::MessageSizeTooLarge | E::InvalidMessageSize | E::MessageBatchTooLarge) => {
-                refused(format!(
-                    "the record is larger than topic `{topic}` takes; its limit is the topic's `max.message.bytes`, by \
-                 default the brokers' `message.max.bytes`"
-                ))
-            }
-            Some(E::MessageTimedOut) => refused(format!(
-                "no acknowledgement from `{topic}` within `message.timeout.ms` of `kafka.properties`; it may be \
-                 stored all the same"
-            )),
-            _ => refused(format!("topic `{topic}`: {error}")),
-        }
-    }
-}
-
-fn no_such_topic(topic: &str) -> String {
-    BrokerError::NoSuchTopic { topic: topic.to_owned() }.to_string()
 }
 
 impl Producer {
@@ -480,24 +372,4 @@ impl Drop for Producer {
         // Its callbacks keep what they share with it.
         drop(self.shared.client.lock().take());
     }
-}
-
-fn send(client: &Client, number: Number, publish: &Publish) -> Result<(), KafkaError> {
-    let record = &*publish.record;
-    let mut message =
-        BaseRecord::<[u8], [u8], Number>::with_opaque_to(&publish.topic, number).payload(&record.value[..]);
-    if let Some(key) = &record.key {
-        message = message.key(&key[..]);
-    }
-    if let Ok(age) = record.timestamp.duration_since(UNIX_EPOCH) {
-        message = message.timestamp(age.as_millis() as i64);
-    }
-    if !record.headers.is_empty() {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in record.headers.iter() {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        message = message.headers(headers);
-    }
-    client.send(message).map_err(|(error, _)| error)
 }

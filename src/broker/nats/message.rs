@@ -145,18 +145,23 @@ impl Delivery {
 pub(super) fn record_of(message: async_nats::Message, delivery: &Delivery) -> (FetchedRecord, Bytes) {
     let async_nats::Message { subject, payload, headers, .. } = message;
     let headers = headers.unwrap_or_default();
-    let token = subject.as_str().rsplit('.').next().unwrap_or_default();
+    let subject = Bytes::copy_from_slice(subject.as_bytes());
+    let text = std::str::from_utf8(&subject).expect("it was text a line above");
     let own = Own::of(&headers);
-    let key_header = own.time.and(own.key).and_then(unescape);
-    let key = key_header.or_else(|| key_of(token).map(Cow::into_owned));
+    let key_header = own.time.and(own.key).and_then(unescape).map(Bytes::from);
+    let key = key_header.or_else(|| match key_of(text.rsplit('.').next().unwrap_or_default())? {
+        // Most keys stand in the subject as they are.
+        Cow::Borrowed(key) => Some(subject.slice_ref(key)),
+        Cow::Owned(key) => Some(key.into()),
+    });
     let timestamp = own.time.map_or(Duration::from_nanos(delivery.stored_ns), Duration::from_millis);
     let record = Record {
-        key: key.map(Bytes::from),
+        key,
         value: payload,
         timestamp: SystemTime::UNIX_EPOCH + timestamp,
         headers: if own.time.is_some() { own.headers() } else { foreign_headers(&headers) },
     };
-    (FetchedRecord::Own(record), Bytes::copy_from_slice(subject.as_bytes()))
+    (FetchedRecord::Own(record), subject)
 }
 
 /// The headers of a message as this client writes them, found in one go: looking one up by its name allocates.
