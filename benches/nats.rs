@@ -62,7 +62,8 @@ fn published_raw(server: &Server, runtime: &Runtime, topic: &str) -> Duration {
             headers.insert("Nats-Msg-Id", format!("019ab9c1f2a37c1e8a4e0f1d2c3b4a59-{n}"));
             headers.insert("Nats-Keylane-Time", "1764075600000");
             let subject = format!("{topic}.key-{}", n % KEYS);
-            let ack = jetstream.publish_with_headers(subject, headers, payload.clone()).await.expect("it is sent");
+            let ack =
+                jetstream.publish_with_headers(subject, headers, payload.clone()).await.expect("it is sent");
             in_flight.push(ack.into_future());
             if in_flight.len() >= IN_FLIGHT {
                 in_flight.next().await.expect("one is in flight").expect("it is stored");

@@ -54,8 +54,11 @@ fn a_record_that_is_given_back_comes_again_after_its_delay() {
     eventually("all are handled", || subscription.stats().succeeded == 3).unwrap();
     let seen = seen.lock().unwrap();
     let of_first: Vec<_> = seen.iter().filter(|(n, ..)| *n == 0).collect();
-    assert_eq!(of_first.iter().map(|(_, redeliveries, _)| *redeliveries).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    let is_late = |pair: &[&(u64, u32, Instant)]| pair[1].2 - pair[0].2 >= delay - Duration::from_millis(20);
+    assert_eq!(
+        of_first.iter().map(|(_, redeliveries, _)| *redeliveries).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4]
+    );
+    let is_late = |pair: &[&(u64, u32, Instant)]| pair[1].2 - pair[0].2 >= delay.mul_f64(0.9);
     assert!(of_first.windows(2).all(is_late), "{of_first:?}");
     assert_eq!(seen.len(), 7, "the others came once");
 }
@@ -76,14 +79,17 @@ fn a_bus_with_nothing_to_do_takes_next_to_no_cpu() {
 /// Measures the CPU time of this process, and writes its share of a core down.
 pub fn idle(port: u16, log: &std::path::Path) {
     let buses = [crate::connect_to(port, |_| {}), crate::connect_to(port, |_| {})];
-    let subscriptions =
-        buses.each_ref().map(|bus| bus.subscribe("orders").group("billing").handle(|_| Ok(())).expect("it joins"));
+    let subscriptions = buses
+        .each_ref()
+        .map(|bus| bus.subscribe("orders").group("billing").handle(|_| Ok(())).expect("it joins"));
     drop(buses[0].publish("orders", numbered("key", 0)).wait().expect("it is stored"));
-    let handled = || subscriptions.iter().map(|subscription| subscription.stats().succeeded).sum::<u64>() == 1;
+    let handled =
+        || subscriptions.iter().map(|subscription| subscription.stats().succeeded).sum::<u64>() == 1;
     eventually("it is handled", handled).expect("it is");
     std::thread::sleep(Duration::from_secs(1));
     let (before, since) = (crate::support::cpu_time(), Instant::now());
     std::thread::sleep(Duration::from_secs(4));
-    let share = (crate::support::cpu_time() - before).as_secs_f64() / since.elapsed().as_secs_f64();
+    let share =
+        crate::support::cpu_time().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64();
     std::fs::write(log, format!("{share}\n")).expect("target can be written");
 }
