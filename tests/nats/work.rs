@@ -4,7 +4,7 @@ use crate::admin::Admin;
 use crate::crash::{Process, log_file};
 use crate::support::{eventually, number, numbered, within};
 use crate::{connect, server};
-use keylane::{Retry, Then};
+use keylane::{DeadLetter, Jitter, Retry, Then};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -92,4 +92,35 @@ pub fn idle(port: u16, log: &std::path::Path) {
     let share =
         crate::support::cpu_time().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64();
     std::fs::write(log, format!("{share}\n")).expect("target can be written");
+}
+
+#[test]
+fn a_drain_is_no_attempt_however_often_there_is_one() {
+    let server = server(&["orders", "orders.dead"]);
+    let publisher = connect(&server, |_| {});
+    let publishes: Vec<_> =
+        (0..50).map(|n| publisher.publish("orders", numbered(&format!("key-{n}"), n))).collect();
+    publishes.into_iter().for_each(|publish| drop(publish.wait().unwrap()));
+    // One that fails and waits for its second attempt, with others behind it that never start.
+    for round in 0..5 {
+        let bus = connect(&server, |_| {});
+        let retry = Retry::exponential(Duration::from_secs(60)..Duration::from_secs(60))
+            .jitter(Jitter::None)
+            .attempts(2);
+        let builder = bus.subscribe_envelopes("orders").group("billing").workers(1).retry(retry);
+        let failed = Arc::new(AtomicU64::new(0));
+        let count = failed.clone();
+        let subscription = builder
+            .then(DeadLetter::to("orders.dead"))
+            .handle(move |event| {
+                count.fetch_add(1, Ordering::Relaxed);
+                assert!(event.redeliveries() < 2, "{} redeliveries are counted", event.redeliveries());
+                Err("not yet".into())
+            })
+            .unwrap();
+        eventually("they are tried", || failed.load(Ordering::Relaxed) == 50).unwrap();
+        assert_eq!(subscription.stats().dead_lettered, 0, "in round {round} a drain counted as an attempt");
+        assert_eq!(subscription.drain(Duration::from_secs(5)).wait().unsettled.len(), 50);
+        bus.close(Duration::from_secs(5)).wait();
+    }
 }
