@@ -48,7 +48,7 @@ impl Plan {
             poison_keys: 1,
         };
         let second = Duration::from_secs(1);
-        let mut uncommitted = Duration::from_millis(500);
+        let (mut uncommitted, mut rests) = (Duration::from_millis(500), false);
         let (config, expiry) = match kind {
             Kind::Kafka => {
                 let protocol =
@@ -62,9 +62,10 @@ impl Plan {
                     properties.push("'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500'");
                     2 * second
                 };
-                // No commit passes in a rebalance; a member that kept its partitions goes on for a second without.
+                // No commit passes in a rebalance; a member that kept its partitions goes on for a second without, and
+                // with what it has in flight then.
                 if protocol == "cooperative-sticky" {
-                    uncommitted += second + second / 2;
+                    (uncommitted, rests) = (uncommitted + second + second / 2, true);
                 }
                 if child::is_debugged() {
                     properties.push("debug = 'cgrp'");
@@ -80,6 +81,7 @@ impl Plan {
             notice: nanos(2 * second),
             drain: nanos(DRAIN),
             uncommitted: nanos(uncommitted),
+            rests,
             forgotten: match kind {
                 Kind::Kafka => 0,
                 Kind::Nats => nanos(second),

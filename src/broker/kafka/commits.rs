@@ -94,6 +94,25 @@ impl<W> Commits<W> {
         oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
     }
 
+    /// Whether a position of this partition waits to be committed, or is on its way.
+    pub(super) fn wants(&self, place: Place) -> bool {
+        self.wanted.contains_key(&place)
+            || self.under_way.as_ref().is_some_and(|under_way| under_way.contains_key(&place))
+    }
+
+    /// Partitions whose commit has had no answer for so long that it counts as failed, each told once; it may pass yet.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Place, String)> {
+        let mut overdue = Vec::new();
+        for place in self.under_way.iter().flat_map(BTreeMap::keys) {
+            let since = self.uncommitted.get(place).filter(|_| !self.failing.contains_key(place));
+            if since.is_some_and(|since| now.saturating_duration_since(*since) >= PATIENCE) {
+                overdue.push((*place, format!("a commit has had no answer for {PATIENCE:?}: the group is being rebalanced, or its coordinator does not answer")));
+            }
+        }
+        self.failing.extend(overdue.iter().cloned());
+        overdue
+    }
+
     /// When there is something to commit.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let is_wanted = !self.wanted.is_empty() && self.under_way.is_none();
@@ -310,6 +329,25 @@ mod tests {
         commits.want((0, 1), 7, String::new(), None, now);
         commits.forget((0, 1));
         assert_eq!(commits.behind(now + 9 * second), Duration::ZERO, "it is another member's affair");
+    }
+
+    #[test]
+    fn a_commit_without_an_answer_is_told_once_and_may_pass_yet() {
+        let (mut commits, now) = (Commits::<()>::new(), Instant::now());
+        commits.want((0, 1), 5, String::new(), None, now);
+        assert!(commits.overdue(now + PATIENCE).is_empty(), "it is not under way");
+        commits.begin(now);
+        assert!(commits.overdue(now).is_empty());
+        assert_eq!(commits.overdue(now + PATIENCE).len(), 1);
+        assert!(commits.overdue(now + PATIENCE).is_empty());
+        assert!(commits.want((0, 1), 6, String::new(), None, now + PATIENCE).is_some());
+        assert!(commits.answered(|_| Answer::Committed, now + PATIENCE).has_committed);
+        assert!(commits.wants((0, 1)));
+        assert_eq!(commits.want((0, 1), 7, String::new(), None, now + PATIENCE), None);
+        commits.begin(now + PATIENCE);
+        assert!(commits.wants((0, 1)));
+        commits.answered(|_| Answer::Committed, now + PATIENCE);
+        assert!(!commits.wants((0, 1)));
     }
 
     #[test]

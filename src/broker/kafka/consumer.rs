@@ -18,8 +18,6 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(5);
 /// commit: librdkafka sends the commit behind the request to join, which the broker answers when all members have
 /// joined or are given up, and then refuses the commit, for the generation that it names is over.
 const COMMITS_BEHIND: Duration = Duration::from_secs(1);
-/// After how long without a commit that is trouble, and shown.
-const COMMITS_MISSING: Duration = Duration::from_secs(3);
 /// How long leaving the group is waited for; it goes on by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -64,21 +62,11 @@ impl Consumer for KafkaConsumer {
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
         let (is_room_wanted, trouble) = {
             let mut state = self.desk.state.lock();
-            let behind = state.commits.behind(Instant::now());
             // What is begun now would be repeated after a crash, all of it.
-            let may_begin = behind < COMMITS_BEHIND;
-            let budget = if may_begin { budget } else { Budget { records: 0, ..budget } };
+            let is_behind = state.commits.behind(Instant::now()) >= COMMITS_BEHIND;
+            let budget = if is_behind { Budget { records: 0, ..budget } } else { budget };
             state.mailbox.take(budget, out);
-            let trouble = state.trouble.clone().or_else(|| {
-                (behind >= COMMITS_MISSING).then(|| {
-                    format!(
-                        "no commit of group `{}` has passed for {behind:.1?}: the group is being rebalanced, or its \
-                         coordinator does not answer; no record is begun until one passes",
-                        self.desk.spec.group
-                    )
-                })
-            });
-            (std::mem::take(&mut state.is_room_wanted), trouble)
+            (std::mem::take(&mut state.is_room_wanted), state.trouble.clone())
         };
         if is_room_wanted {
             self.desk.wake_member();
