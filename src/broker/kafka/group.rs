@@ -155,7 +155,11 @@ fn failed_commit(error: &KafkaError) -> Answer {
     use RDKafkaErrorCode as E;
     match error.rdkafka_error_code() {
         Some(
-            E::RebalanceInProgress | E::StaleMemberEpoch | E::CoordinatorLoadInProgress | E::NotCoordinator,
+            E::RebalanceInProgress
+            | E::IllegalGeneration
+            | E::StaleMemberEpoch
+            | E::CoordinatorLoadInProgress
+            | E::NotCoordinator,
         ) => Answer::NotNow(error.to_string()),
         _ => Answer::Failed(error.to_string()),
     }
@@ -334,16 +338,14 @@ impl Group {
             [own.partitions(), going.iter().map(|gone| gone.partition).collect()].concat()
         };
         loop {
-            self.commit_now(client, &partitions);
-            {
+            let (now, is_closing) = {
                 let state = self.desk.state.lock();
                 held.retain(|partition| state.mailbox.holds(*partition));
-                if state.is_closing {
-                    return;
-                }
-            }
-            let now = Instant::now();
-            if held.is_empty() {
+                (Instant::now(), state.is_closing)
+            };
+            // After the look: what was accepted before a partition was released is committed before it goes.
+            self.commit_now(client, &partitions);
+            if held.is_empty() || is_closing {
                 return;
             }
             if client.assignment_lost() || now >= until {
