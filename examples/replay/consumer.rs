@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
 pub(crate) const GROUP: &str = "replay";
 
 /// The three topics of a replay.
@@ -38,7 +40,7 @@ impl Consumer {
         topics: &Topics,
         options: &Options,
         work: &Arc<Work>,
-    ) -> Result<Self, SubscribeError> {
+    ) -> Result<Self, Error> {
         // Rows with a key are Envelopes: never lost, tried again, in order per key. The delays are short because the
         // planted failures heal by attempts, not by time.
         let keyed = bus
@@ -53,7 +55,12 @@ impl Consumer {
         // An Envelope has an aggregate id, so a row without a key is a plain record, on a topic of its own: to a
         // subscription to Envelopes it would be a fault. They are few, and one worker is enough.
         let unkeyed = bus.subscribe(&topics.unkeyed).group(GROUP).workers(1);
-        Ok(Self { keyed: handle(keyed, options, work)?, unkeyed: handle(unkeyed, options, work)? })
+        let consumer =
+            Self { keyed: handle(keyed, options, work)?, unkeyed: handle(unkeyed, options, work)? };
+        // Joining a group on a real broker takes a moment, which is not what is measured.
+        consumer.keyed.ready().wait()?;
+        consumer.unkeyed.ready().wait()?;
+        Ok(consumer)
     }
 
     pub(crate) fn in_flight(&self) -> u64 {

@@ -4,9 +4,9 @@ use crate::checker::{check, running_at};
 use crate::child::{Consumer, Publisher, Role};
 use crate::clock::nanos;
 use crate::folder::Folder;
-use crate::history::{Entry, Fault, History, Id, whole_lines};
+use crate::history::{Entry, Fault, History, Id, Told, whole_lines};
 use crate::member::Member;
-use crate::run::{DRAIN, Plan};
+use crate::plan::{DRAIN, Plan};
 use crate::target::{Kind, Target};
 use crate::work::Work;
 use std::collections::{HashMap, HashSet};
@@ -73,14 +73,20 @@ pub fn one_kill(kind: Kind) {
         Entry::Fault(Fault::Killed(2)) => Some(told.line.time),
         _ => None,
     });
-    let running = running_at(&history, 2, kill.expect("it was killed"));
+    let kill = kill.expect("it was killed");
+    let running = running_at(&history, 2, kill);
+    let interval = kill - nanos(COMMIT_INTERVAL)..=kill;
+    let is_late = |told: &&Told| {
+        told.member == 2 && matches!(told.line.entry, Entry::Done(_)) && interval.contains(&told.line.time)
+    };
+    let late = history.0.iter().filter(is_late).count();
     println!(
-        "{}: after one SIGKILL in the middle of {RECORDS} records, {} were handled again: {running} were running, \
-         and {} more completed in the {:?} before; taken over after {taken_over:.1?}",
+        "{}: after one SIGKILL in the middle of {RECORDS} records, {} were handled again; {running} were running, \
+         {late} had completed in the commit interval before, and {} in that and the way of a commit; taken over \
+         after {taken_over:.1?}",
         kind.name(),
         verdict.duplicates,
         verdict.bound - running,
-        COMMIT_INTERVAL + COMMIT_TAKES,
     );
     if !verdict.is_sound() {
         folder.keep();

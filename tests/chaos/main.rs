@@ -8,6 +8,7 @@
 //! - `CHAOS_SEED=42` replays the schedule of a run; without it each run draws one, and prints it first.
 //! - `CHAOS_SECONDS=600` makes the runs as long as that; they are short else.
 //! - `CHAOS_PROTOCOL=range` has Kafka's consumers agree that way, which else the seed chooses.
+//! - `CHAOS_DEBUG=1` has the members say all that they can.
 //! - `CHAOS_CHECK=FOLDER`, with `--ignored a_run_that_was_kept`, judges such logs once more.
 //! - `CHAOS_KEEP=1` keeps the logs of runs that found nothing, too; they are below `target/chaos`.
 
@@ -23,6 +24,7 @@ mod folder;
 mod history;
 mod kill;
 mod member;
+mod plan;
 mod planted;
 mod report;
 mod run;
@@ -49,7 +51,7 @@ fn option<T: FromStr>(name: &str) -> Option<T> {
 fn survive(kind: Kind) {
     let seed = option("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let lasts = Duration::from_secs(option("CHAOS_SECONDS").unwrap_or(40));
-    let (report, verdict) = run::run(&run::Plan::new(kind, seed, lasts));
+    let (report, verdict) = run::run(&plan::Plan::new(kind, seed, lasts));
     report.print(&verdict);
     assert!(
         verdict.is_sound(),
@@ -67,7 +69,7 @@ fn a_run_that_was_kept_keeps_its_promises() {
     let mut words = name.split('-');
     let kind = if words.next() == Some("kafka") { Kind::Kafka } else { Kind::Nats };
     let seed = words.next().and_then(|seed| seed.parse().ok()).expect("a folder is named after its run");
-    let plan = run::Plan::new(kind, seed, Duration::ZERO);
+    let plan = plan::Plan::new(kind, seed, Duration::ZERO);
     let verdict = checker::check(&history::History::read(&folder), &plan.limits);
     assert!(verdict.is_sound(), "{verdict:#?}");
     println!("{verdict:#?}");

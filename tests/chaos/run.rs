@@ -1,105 +1,23 @@
 //! One run: publishers and consumers under a schedule of faults, until the end of its time; then everything that is
 //! stored has to be over, and is judged.
 
-use crate::checker::{self, Limits, Verdict};
+use crate::checker::{self, Verdict};
 use crate::child::{Consumer, Publisher, Role};
-use crate::clock::nanos;
 use crate::folder::Folder;
 use crate::history::{Entry, Fault, History, Id, whole_lines};
 use crate::member::Member;
+use crate::plan::{DRAIN, Plan};
 use crate::report::Report;
-use crate::schedule::{Blow, Schedule, Step, Weights};
-use crate::target::{Kind, Target};
-use crate::work::Work;
+use crate::schedule::{Blow, Schedule, Step};
+use crate::target::Target;
 use std::collections::{HashMap, HashSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a run is, all of it drawn from its seed.
-pub struct Plan {
-    pub seed: u64,
-    pub kind: Kind,
-    pub lasts: Duration,
-    pub work: Work,
-    pub weights: Weights,
-    /// Of the consumers' buses, in TOML.
-    pub config: String,
-    pub limits: Limits,
-    /// In the beginning, and when nothing is under way.
-    pub consumers: usize,
-    /// Records that each publisher makes in a second.
-    pub rate: u32,
-}
-
-pub const DRAIN: Duration = Duration::from_secs(4);
 const PUBLISHERS: usize = 2;
 /// How long what is stored may take to be over when the faults have ended.
 const SETTLES: Duration = Duration::from_secs(90);
 const TICK: Duration = Duration::from_millis(10);
-
-impl Plan {
-    pub fn new(kind: Kind, seed: u64, lasts: Duration) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let weights = Weights {
-            kill_consumer: 5,
-            stop_consumer: 2,
-            leave_consumer: 2,
-            join_consumer: 1,
-            stop_publisher: 1,
-            kill_publisher: 2,
-            kill_broker: 1,
-        };
-        let work = Work {
-            keys: 60,
-            handler: Duration::from_micros(random.u64(300..2_000)),
-            slow_keys: 3,
-            failing: 30,
-            poisoned: 3,
-            poison_keys: 1,
-        };
-        let second = Duration::from_secs(1);
-        let (config, expiry) = match kind {
-            Kind::Kafka => {
-                let protocol =
-                    *random.choice(&["cooperative-sticky", "range", "consumer"]).expect("there are three");
-                let protocol = std::env::var("CHAOS_PROTOCOL").unwrap_or_else(|_| protocol.to_owned());
-                // The broker says when a member of the new protocol is silent for too long.
-                let (properties, expiry) = if protocol == "consumer" {
-                    ("", 5 * second)
-                } else {
-                    (
-                        "properties = { 'session.timeout.ms' = '3000', 'heartbeat.interval.ms' = '500' }\n",
-                        2 * second,
-                    )
-                };
-                (format!("[kafka]\ngroup_protocol = '{protocol}'\n{properties}"), expiry)
-            }
-            Kind::Nats => ("[nats]\nack_wait = '2s'\ntakeover_after = '2s'\n".to_owned(), second),
-        };
-        let config = format!("subscription.drain_timeout = '{}s'\n{config}", DRAIN.as_secs());
-        let limits = Limits {
-            expiry: nanos(expiry),
-            notice: nanos(2 * second),
-            drain: nanos(DRAIN),
-            uncommitted: nanos(Duration::from_millis(500)),
-            forgotten: match kind {
-                Kind::Kafka => 0,
-                Kind::Nats => nanos(2 * second),
-            },
-            recovery: nanos(match kind {
-                Kind::Kafka => 6 * second,
-                Kind::Nats => 4 * second,
-            }),
-            tick: nanos(Duration::from_millis(5)),
-        };
-        // Of a group on JetStream one is active: with more beside it few kills would meet it.
-        let consumers = match kind {
-            Kind::Kafka => 3,
-            Kind::Nats => 2,
-        };
-        Self { seed, kind, lasts, work, weights, config, limits, consumers, rate: 150 }
-    }
-}
 
 /// What is to be done later, because of what was done.
 enum Later {

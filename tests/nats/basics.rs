@@ -1,8 +1,9 @@
 //! What is published arrives as it was, and how long it takes.
 
+use crate::admin::Admin;
 use crate::support::eventually;
 use crate::{connect, server};
-use keylane::{Envelope, Record};
+use keylane::{Envelope, Record, Route};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,25 @@ fn records_come_back_in_their_order_with_key_headers_and_time() {
     }
     let report = bus.close(Duration::from_secs(10)).wait();
     assert!(report.subscriptions[0].unsettled.is_empty());
+}
+
+#[test]
+fn a_record_of_somebody_else_is_routed_by_the_last_token_of_its_subject() {
+    let server = server(&["orders"]);
+    Admin::of(&server).publish("orders.order-42", "paid");
+    let bus = connect(&server, |_| {});
+    let (tell, told) = std::sync::mpsc::channel();
+    let _subscription = bus
+        .subscribe("orders")
+        .group("billing")
+        .route(Route::Subject(1))
+        .handle(move |event| {
+            tell.send((event.aggregate_id().map(str::to_owned), event.value().to_vec()))?;
+            Ok(())
+        })
+        .unwrap();
+    let came = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(came, (Some("order-42".to_owned()), b"paid".to_vec()));
 }
 
 #[test]

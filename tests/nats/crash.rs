@@ -23,11 +23,11 @@ fn crashes() -> usize {
 }
 
 /// A process of this program that is killed when it is dropped.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
     /// `what` is taken apart by [`child`].
-    fn start(what: &str, port: u16, log: &Path) -> Self {
+    pub fn start(what: &str, port: u16, log: &Path) -> Self {
         let child = Command::new(std::env::current_exe().expect("a program knows itself"))
             .args(["crash::child", "--exact", "--ignored", "--nocapture"])
             .env(CHILD, format!("{what}\n{port}\n{}", log.display()))
@@ -38,7 +38,7 @@ impl Process {
         Self(child)
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -109,18 +109,18 @@ fn consume(
     }
 }
 
-fn log_file(server: &Server, name: &str) -> PathBuf {
+pub fn log_file(server: &Server, name: &str) -> PathBuf {
     let log = server.folder().join(name);
     File::create(&log).expect("target can be written");
     log
 }
 
-fn lines(log: &Path) -> u64 {
+pub fn lines(log: &Path) -> u64 {
     BufReader::new(File::open(log).expect("it is there")).lines().count() as u64
 }
 
 /// The effects of a log: how many records had one, and how many effects were repeats. Fails on an overtaking.
-fn judge(log: &Path) -> Result<(u64, u64), String> {
+pub fn judge(log: &Path) -> Result<(u64, u64), String> {
     let book = Book::default();
     for line in BufReader::new(File::open(log).expect("it is there")).lines() {
         let line = line.expect("text");
@@ -132,7 +132,7 @@ fn judge(log: &Path) -> Result<(u64, u64), String> {
 }
 
 /// Publishes to all keys in turn until it is told to stop; returns how many.
-fn publisher(port: u16, stop: Arc<AtomicBool>, pace: Duration) -> std::thread::JoinHandle<u64> {
+pub fn publisher(port: u16, stop: Arc<AtomicBool>, pace: Duration) -> std::thread::JoinHandle<u64> {
     std::thread::spawn(move || {
         let bus = connect_to(port, |_| {});
         let mut n = 0;

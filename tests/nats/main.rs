@@ -5,8 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod basics;
 mod crash;
+mod errors;
+mod keys;
+mod security;
+mod takeover;
 
 use keylane::{Bus, Config};
 use support::servers::{self, Server};

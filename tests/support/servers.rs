@@ -188,18 +188,21 @@ fn words(words: &[&str]) -> Vec<String> {
 
 /// A nats-server with JetStream; `options` are arguments of its own beyond address, port and store.
 pub fn nats(options: &[&str]) -> Server {
-    let (folder, port) = (folder("nats"), free_port());
-    let (program, store) = (installed(NATS), folder.join("store"));
-    let mut command = words(&[
-        &program.to_string_lossy(),
-        "-a",
-        "127.0.0.1",
-        "-p",
-        &port.to_string(),
-        "-js",
-        "-sd",
-        &store.to_string_lossy(),
-    ]);
+    let folder = folder("nats");
+    let store = folder.join("store").to_string_lossy().into_owned();
+    let mut all = vec!["-js", "-sd", &store];
+    all.extend(options);
+    start_nats(folder, &all)
+}
+
+/// A nats-server that has no JetStream.
+pub fn nats_without_jetstream() -> Server {
+    start_nats(folder("nats"), &[])
+}
+
+fn start_nats(folder: PathBuf, options: &[&str]) -> Server {
+    let (program, port) = (installed(NATS), free_port());
+    let mut command = words(&[&program.to_string_lossy(), "-a", "127.0.0.1", "-p", &port.to_string()]);
     command.extend(words(options));
     Server::start(folder, command, port)
 }
@@ -286,28 +289,28 @@ pub struct Lease {
     pub advertised: u16,
 }
 
-static FREE_LISTENERS: (Mutex<Option<Vec<(u16, u16)>>>, Condvar) = (Mutex::new(None), Condvar::new());
+/// The ports of the listeners that no test has; none: nobody has asked yet.
+static FREE_LISTENERS: Mutex<Option<Vec<(u16, u16)>>> = Mutex::new(None);
+static GIVEN_BACK: Condvar = Condvar::new();
 
 /// Waits for a listener of the shared Kafka broker that no other test has.
 pub fn lease_listener() -> Lease {
     let ports = &shared_kafka().1;
-    let (free, given_back) = &FREE_LISTENERS;
-    let mut free = free.lock().unwrap();
+    let mut free = FREE_LISTENERS.lock().unwrap();
     loop {
         if let Some((port, advertised)) = free.get_or_insert_with(|| ports.clone()).pop() {
             return Lease { port, advertised };
         }
-        free = given_back.wait(free).unwrap();
+        free = GIVEN_BACK.wait(free).unwrap();
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (free, given_back) = &FREE_LISTENERS;
-        if let Ok(mut free) = free.lock() {
+        if let Ok(mut free) = FREE_LISTENERS.lock() {
             free.get_or_insert_default().push((self.port, self.advertised));
         }
-        given_back.notify_one();
+        GIVEN_BACK.notify_one();
     }
 }
 

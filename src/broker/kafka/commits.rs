@@ -42,6 +42,8 @@ pub(super) struct Commits<W> {
     /// Answers that are still to come and that nobody needs.
     overtaken: u32,
     failing: BTreeMap<Place, String>,
+    /// Since when a position is wanted committed and none has been.
+    uncommitted: BTreeMap<Place, Instant>,
     rest_until: Option<Instant>,
 }
 
@@ -62,6 +64,7 @@ impl<W> Commits<W> {
             under_way: None,
             overtaken: 0,
             failing: BTreeMap::new(),
+            uncommitted: BTreeMap::new(),
             rest_until: None,
         }
     }
@@ -76,12 +79,38 @@ impl<W> Commits<W> {
         waiter: Option<W>,
         now: Instant,
     ) -> Option<&str> {
+        self.uncommitted.entry(place).or_insert(now);
         let before = self.wanted.remove(&place);
         let since = before.as_ref().map_or(now, |before| before.since);
         let mut waiters = before.map_or_else(Vec::new, |before| before.waiters);
         waiters.extend(waiter);
         self.wanted.insert(place, Commit { offset, metadata, waiters, since });
         self.failing.get(&place).map(String::as_str)
+    }
+
+    /// For how long the oldest position has not been committed that is wanted so, whatever was answered meanwhile.
+    pub(super) fn behind(&self, now: Instant) -> Duration {
+        let oldest = self.uncommitted.values().min();
+        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
+    }
+
+    /// Whether a position of this partition waits to be committed, or is on its way.
+    pub(super) fn wants(&self, place: Place) -> bool {
+        self.wanted.contains_key(&place)
+            || self.under_way.as_ref().is_some_and(|under_way| under_way.contains_key(&place))
+    }
+
+    /// Partitions whose commit has had no answer for so long that it counts as failed, each told once; it may pass yet.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Place, String)> {
+        let mut overdue = Vec::new();
+        for place in self.under_way.iter().flat_map(BTreeMap::keys) {
+            let since = self.uncommitted.get(place).filter(|_| !self.failing.contains_key(place));
+            if since.is_some_and(|since| now.saturating_duration_since(*since) >= PATIENCE) {
+                overdue.push((*place, format!("a commit has had no answer for {PATIENCE:?}: the group is being rebalanced, or its coordinator does not answer")));
+            }
+        }
+        self.failing.extend(overdue.iter().cloned());
+        overdue
     }
 
     /// When there is something to commit.
@@ -140,6 +169,10 @@ impl<W> Commits<W> {
             match answer(place) {
                 Answer::Committed => {
                     self.failing.remove(&place);
+                    self.uncommitted.remove(&place);
+                    if let Some(newer) = self.wanted.get(&place) {
+                        self.uncommitted.insert(place, newer.since);
+                    }
                     outcome.has_committed = true;
                     outcome.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
                 }
@@ -165,6 +198,7 @@ impl<W> Commits<W> {
     /// The partition is not ours any more: who waits for its commit is to be told that.
     pub(super) fn forget(&mut self, place: Place) -> Vec<W> {
         self.failing.remove(&place);
+        self.uncommitted.remove(&place);
         let under_way = self.under_way.as_mut().and_then(|commits| commits.remove(&place));
         [self.wanted.remove(&place), under_way]
             .into_iter()
@@ -278,6 +312,47 @@ mod tests {
     fn the_property_finds_a_commit_that_was_not_stored() {
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
         assert!(TestRunner::new(config).run(&ops(), |ops| run(ops, true)).is_err());
+    }
+
+    #[test]
+    fn the_oldest_position_that_is_not_committed_tells_how_far_behind_it_is() {
+        let (mut commits, now, second) = (Commits::<()>::new(), Instant::now(), Duration::from_secs(1));
+        assert_eq!(commits.behind(now), Duration::ZERO);
+        commits.want((0, 1), 5, String::new(), None, now);
+        commits.begin(now);
+        commits.want((0, 1), 6, String::new(), None, now + second);
+        assert_eq!(commits.behind(now + 2 * second), 2 * second);
+        assert!(commits.answered(|_| Answer::Committed, now + 2 * second).has_committed);
+        assert_eq!(commits.behind(now + 2 * second), second);
+        commits.begin(now + 2 * second);
+        commits.answered(|_| Answer::Failed("no".into()), now + 2 * second);
+        commits.want((0, 1), 6, String::new(), None, now + 3 * second);
+        assert_eq!(commits.behind(now + 3 * second), 2 * second, "a failure does not count as progress");
+        commits.begin(now + 3 * second);
+        assert!(commits.answered(|_| Answer::Committed, now + 3 * second).has_committed);
+        assert_eq!(commits.behind(now + 9 * second), Duration::ZERO);
+        commits.want((0, 1), 7, String::new(), None, now);
+        commits.forget((0, 1));
+        assert_eq!(commits.behind(now + 9 * second), Duration::ZERO, "it is another member's affair");
+    }
+
+    #[test]
+    fn a_commit_without_an_answer_is_told_once_and_may_pass_yet() {
+        let (mut commits, now) = (Commits::<()>::new(), Instant::now());
+        commits.want((0, 1), 5, String::new(), None, now);
+        assert!(commits.overdue(now + PATIENCE).is_empty(), "it is not under way");
+        commits.begin(now);
+        assert!(commits.overdue(now).is_empty());
+        assert_eq!(commits.overdue(now + PATIENCE).len(), 1);
+        assert!(commits.overdue(now + PATIENCE).is_empty());
+        assert!(commits.want((0, 1), 6, String::new(), None, now + PATIENCE).is_some());
+        assert!(commits.answered(|_| Answer::Committed, now + PATIENCE).has_committed);
+        assert!(commits.wants((0, 1)));
+        assert_eq!(commits.want((0, 1), 7, String::new(), None, now + PATIENCE), None);
+        commits.begin(now + PATIENCE);
+        assert!(commits.wants((0, 1)));
+        commits.answered(|_| Answer::Committed, now + PATIENCE);
+        assert!(!commits.wants((0, 1)));
     }
 
     #[test]

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const METADATA_BYTES: usize = 4_096;
 /// How long a commit is waited for.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
+/// How far commits may be behind while records are begun. A member of a classic group that is being rebalanced can't
+/// commit: librdkafka sends the commit behind the request to join, which the broker answers when all members have
+/// joined or are given up, and then refuses the commit, for the generation that it names is over.
+const COMMITS_BEHIND: Duration = Duration::from_secs(1);
 /// How long leaving the group is waited for; it goes on by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -58,6 +62,9 @@ impl Consumer for KafkaConsumer {
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
         let (is_room_wanted, trouble) = {
             let mut state = self.desk.state.lock();
+            // What is begun now would be repeated after a crash, all of it.
+            let is_behind = state.commits.behind(Instant::now()) >= COMMITS_BEHIND;
+            let budget = if is_behind { Budget { records: 0, ..budget } } else { budget };
             state.mailbox.take(budget, out);
             (std::mem::take(&mut state.is_room_wanted), state.trouble.clone())
         };

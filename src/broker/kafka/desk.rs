@@ -1,6 +1,6 @@
 //! What a subscription's thread and the client's thread have in common.
 
-use super::commits::{Commits, Outcome};
+use super::commits::{Commits, Outcome, Place};
 use super::mailbox::Mailbox;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::op::Promise;
@@ -74,11 +74,16 @@ impl State {
         outcome: Outcome<Waiter>,
         partitions: &[Partition],
     ) -> Vec<(Waiter, Result<(), String>)> {
-        for (place, reason) in outcome.failed {
+        self.failed(outcome.failed, partitions);
+        outcome.told
+    }
+
+    /// Tells the subscription of commits that have failed.
+    pub(super) fn failed(&mut self, failed: Vec<(Place, String)>, partitions: &[Partition]) {
+        for (place, reason) in failed {
             if let Some(partition) = partitions.iter().find(|p| (p.topic, p.partition) == place) {
                 self.mailbox.tell(Polled::CommitFailed(*partition, reason));
             }
         }
-        outcome.told
     }
 }

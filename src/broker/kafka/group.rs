@@ -155,11 +155,13 @@ fn failed_commit(error: &KafkaError) -> Answer {
     use RDKafkaErrorCode as E;
     match error.rdkafka_error_code() {
         Some(
+            // The last: joined anew since it was sent. Outside of a rebalance the partitions are lost, which is told
+            // by the group.
             E::RebalanceInProgress
-            | E::IllegalGeneration
             | E::StaleMemberEpoch
             | E::CoordinatorLoadInProgress
-            | E::NotCoordinator,
+            | E::NotCoordinator
+            | E::IllegalGeneration,
         ) => Answer::NotNow(error.to_string()),
         _ => Answer::Failed(error.to_string()),
     }
@@ -337,32 +339,53 @@ impl Group {
             let own = self.own.lock();
             [own.partitions(), going.iter().map(|gone| gone.partition).collect()].concat()
         };
-        loop {
-            let (now, is_closing) = {
+        let uncommitted = loop {
+            self.commit_now(client, &partitions);
+            let (uncommitted, due) = {
                 let state = self.desk.state.lock();
                 held.retain(|partition| state.mailbox.holds(*partition));
-                (Instant::now(), state.is_closing)
+                if state.is_closing {
+                    drop(state);
+                    // What was accepted in the last moment.
+                    return self.commit_now(client, &partitions);
+                }
+                // Released with a position that was taken for committed, and is on its way.
+                let is_wanted =
+                    |gone: &&Assigned| state.commits.wants((gone.partition.topic, gone.partition.partition));
+                (going.iter().filter(is_wanted).count(), state.commits.due(Instant::now()))
             };
-            // After the look: what was accepted before a partition was released is committed before it goes.
-            self.commit_now(client, &partitions);
-            if held.is_empty() || is_closing {
+            let now = Instant::now();
+            if held.is_empty() && uncommitted == 0 {
                 return;
             }
             if client.assignment_lost() || now >= until {
-                break;
+                break uncommitted;
             }
-            self.parker.park_until(Some(until.min(now + LOOK)));
-        }
+            let next = due.map_or(now + LOOK, |due| due.min(now + LOOK));
+            self.parker.park_until(Some(until.min(next)));
+        };
         tracing::warn!(
             group = &*self.spec().group,
             partitions = held.len(),
-            "partitions had to be given up before what runs had ended; it comes again to their next owners"
+            uncommitted,
+            "partitions had to be given up before what runs had ended, or before their positions were committed; it \
+             comes again to their next owners"
         );
         {
             let mut state = self.desk.state.lock();
             held.iter().for_each(|partition| state.mailbox.lose(*partition));
         }
         self.desk.wake_subscription();
+    }
+
+    /// Tells the subscription of commits that have had no answer for long. Whether there are any.
+    pub(super) fn tell_overdue(&self, now: Instant) -> bool {
+        let partitions = self.own.lock().partitions();
+        let mut state = self.desk.state.lock();
+        let overdue = state.commits.overdue(now);
+        let is_any = !overdue.is_empty();
+        state.failed(overdue, &partitions);
+        is_any
     }
 
     /// Commits what is wanted and waits for the answer.

@@ -242,6 +242,9 @@ impl Member {
         if has_worked {
             self.trouble.works(Sign::Work);
         }
+        if self.client.context().tell_overdue(now) {
+            self.desk.wake_subscription();
+        }
         if self.trouble.ask_at().is_some_and(|at| now >= at) {
             match self.ask() {
                 Ok(()) => self.trouble.works(Sign::Answer),

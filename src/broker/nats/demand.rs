@@ -161,8 +161,9 @@ mod tests {
                         demand.waits(bytes);
                     },
                     Op::Take(n) => {
-                        let bytes: usize = here.drain(..n.min(here.len())).map(|bytes| { taken += 1; bytes }).sum();
-                        demand.taken(Amount { records: n, bytes });
+                        let came: Vec<usize> = here.drain(..n.min(here.len())).collect();
+                        taken += came.len();
+                        demand.taken(Amount { records: came.len(), bytes: came.iter().sum() });
                     }
                     Op::Expire => if let Some(Request { records, bytes }) = requests.pop_front() {
                         demand.ended(Amount { records, bytes: bytes.unwrap_or(0) }, false);

@@ -1,9 +1,8 @@
 //! How the client connects: addresses, who it is, TLS.
 
 use crate::config::{BusUrl, Credentials, NatsConfig};
-use crate::error::ConnectError;
+use crate::error::{ConfigError, ConnectError, Origin, shown};
 use async_nats::{ConnectOptions, ServerAddr};
-use std::path::Path;
 use std::time::Duration;
 
 /// A server that is gone is tried again after at most this long.
@@ -28,11 +27,11 @@ pub(super) fn servers(url: &BusUrl, is_tls: bool) -> Result<Vec<ServerAddr>, Con
         .iter()
         .map(server)
         .collect::<Result<_, _>>()
-        .map_err(|error: std::io::Error| refused(url, error))
+        .map_err(|error: std::io::Error| refused(url, error.to_string()))
 }
 
-pub(super) fn refused(url: &BusUrl, reason: impl ToString) -> ConnectError {
-    ConnectError::Refused { system: "nats", addresses: addresses(url), reason: reason.to_string() }
+pub(super) fn refused(url: &BusUrl, reason: impl Into<String>) -> ConnectError {
+    ConnectError::Refused { system: "nats", addresses: addresses(url), reason: reason.into() }
 }
 
 /// Everything but what happens on events. Reads the files that the configuration names.
@@ -56,27 +55,36 @@ pub(super) fn options(url: &BusUrl, config: &NatsConfig) -> Result<ConnectOption
     }
     if !config.credentials.is_empty() {
         // The file holds a secret: an error names the file and nothing of what is in it.
-        let unusable = |problem: &str| {
-            let path = &config.credentials;
-            refused(url, format!("the credentials file `{path}` of `nats.credentials` {problem}"))
-        };
-        let text = std::fs::read_to_string(&config.credentials)
-            .map_err(|error| unusable(&format!("can't be read: {error}")))?;
-        options = options
-            .credentials(&text)
-            .map_err(|_| unusable("holds no JWT and seed, as `nsc generate creds` writes them"))?;
+        let text = read("nats.credentials", &config.credentials)?;
+        options = options.credentials(&text).map_err(|_| {
+            let problem = "holds no JWT and seed".to_owned();
+            unusable(
+                "nats.credentials",
+                &config.credentials,
+                problem,
+                "a file as `nsc generate creds` writes it",
+            )
+        })?;
     }
     if config.tls {
         options = options.require_tls(true);
         if !config.tls_ca.is_empty() {
-            let path = Path::new(&config.tls_ca);
-            std::fs::metadata(path).map_err(|error| {
-                refused(url, format!("the file `{}` of `nats.tls_ca` can't be read: {error}", path.display()))
-            })?;
-            options = options.add_root_certificates(path.to_owned());
+            read("nats.tls_ca", &config.tls_ca)?;
+            options = options.add_root_certificates(config.tls_ca.clone().into());
         }
     }
     Ok(options)
+}
+
+fn read(key: &'static str, path: &str) -> Result<String, ConnectError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| unusable(key, path, format!("can't be read: {error}"), "the path of a file of text"))
+}
+
+fn unusable(key: &'static str, path: &str, problem: String, expected: &str) -> ConnectError {
+    let value = format!("\"{}\"", shown(path.as_bytes()));
+    let expected = expected.to_owned();
+    ConfigError::Value { key, value, origin: Origin::Code, problem, expected }.into()
 }
 
 /// Before the next try: none at first, then longer, so that a server that restarts is found soon and one that is away

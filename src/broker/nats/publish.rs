@@ -112,8 +112,8 @@ impl Publishing {
                 }
                 answer = answers.next() => {
                     let Some(answer) = answer else { return };
-                    self.answered(answer);
-                    self.take_answers(&mut answers).await;
+                    self.answered(&answer);
+                    self.take_answers(&mut answers);
                 }
                 changed = self.link.changed() => {
                     if changed.is_err() {
@@ -126,10 +126,10 @@ impl Publishing {
         }
     }
 
-    async fn take_answers(&mut self, answers: &mut Subscriber) {
+    fn take_answers(&mut self, answers: &mut Subscriber) {
         for _ in 0..TAKEN {
             match futures_util::FutureExt::now_or_never(answers.next()) {
-                Some(Some(answer)) => self.answered(answer),
+                Some(Some(answer)) => self.answered(&answer),
                 Some(None) | None => return,
             }
         }
@@ -222,7 +222,7 @@ impl Publishing {
         }
     }
 
-    fn answered(&mut self, message: Message) {
+    fn answered(&mut self, message: &Message) {
         let number = message.subject.as_str().rsplit('.').next().and_then(|token| token.parse().ok());
         // Of one that was given up a moment ago.
         let Some(Request { topic, ticket, .. }) = number.and_then(|number: u64| self.sent.remove(&number))

@@ -137,7 +137,15 @@ async fn connect(
                     ));
                 }
                 ConnectErrorKind::Tls => return Err(options::refused(url, with_causes(&error))),
-                _ => with_causes(&error),
+                _ => {
+                    let reason = with_causes(&error);
+                    // The client's library takes it for trouble of the network.
+                    if reason.contains("certificate") {
+                        let reason = format!("{reason}; check `nats.tls_ca`");
+                        return Err(options::refused(url, reason));
+                    }
+                    reason
+                }
             },
             Err(_) => "no answer".to_owned(),
         };

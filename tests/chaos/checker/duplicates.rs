@@ -6,7 +6,7 @@ use super::{Limits, Verdict, at, name};
 use std::collections::HashSet;
 
 pub(super) fn check(runs: &Runs, lives: &Lives, limits: &Limits, verdict: &mut Verdict) {
-    let disruptions = lives.disruptions(limits);
+    let disruptions = lives.disruptions(runs, limits);
     let mut repeatable = vec![HashSet::new(); disruptions.len()];
     for run in &runs.all {
         for (disruption, repeatable) in disruptions.iter().zip(&mut repeatable) {

@@ -1,6 +1,7 @@
 //! When each member lived, stood still or was gone, and when the broker was down.
 
 use super::Limits;
+use super::runs::Runs;
 use crate::clock::Nanos;
 use crate::history::{Entry, Fault, History};
 use std::collections::BTreeMap;
@@ -32,8 +33,7 @@ pub(super) enum Cause {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Disruption {
     pub(super) cause: Cause,
-    /// None: all.
-    pub(super) member: Option<u32>,
+    pub(super) member: u32,
     pub(super) from: Nanos,
     pub(super) until: Nanos,
 }
@@ -88,24 +88,28 @@ impl Lives {
     }
 
     /// All that may have cost a member what it had not committed.
-    pub(super) fn disruptions(&self, limits: &Limits) -> Vec<Disruption> {
+    pub(super) fn disruptions(&self, runs: &Runs, limits: &Limits) -> Vec<Disruption> {
         let mut disruptions = Vec::new();
-        for &(down, up) in &self.outages {
-            let from = down.saturating_sub(limits.uncommitted + limits.forgotten);
-            let until = up.saturating_add(limits.recovery);
-            disruptions.push(Disruption { cause: Cause::Outage, member: None, from, until });
-        }
-        for (&member, life) in &self.members {
+        let nothing = Life::default();
+        for (&member, ends) in &runs.ends {
+            let life = self.members.get(&member).unwrap_or(&nothing);
+            // Who rests because no commit passes has had none since its last completion.
+            let worked_until = |time: Nanos| match ends.partition_point(|end| *end <= time) {
+                n if limits.rests && n > 0 => ends[n - 1],
+                _ => time,
+            };
+            let mut add = |cause, time, until| {
+                let from = self.uncommitted_since(life, worked_until(time), limits);
+                disruptions.push(Disruption { cause, member, from, until });
+            };
+            for &(down, up) in &self.outages {
+                add(Cause::Outage, down.saturating_sub(limits.forgotten), up.saturating_add(limits.recovery));
+            }
             if let Some(killed) = life.killed {
-                let from = self.uncommitted_since(life, killed, limits);
-                let member = Some(member);
-                disruptions.push(Disruption { cause: Cause::Kill, member, from, until: killed });
+                add(Cause::Kill, killed, killed);
             }
             for (from, until) in self.silences(member, limits) {
-                let from = self.uncommitted_since(life, from, limits);
-                let until = until.saturating_add(limits.notice);
-                let member = Some(member);
-                disruptions.push(Disruption { cause: Cause::Silence, member, from, until });
+                add(Cause::Silence, from, until.saturating_add(limits.notice));
             }
         }
         disruptions
@@ -146,6 +150,6 @@ impl Life {
 impl Disruption {
     /// Whether a handler of this member that ended then may be repeated for it.
     pub(super) fn covers(&self, member: u32, end: Nanos) -> bool {
-        self.member.is_none_or(|disrupted| disrupted == member) && (self.from..=self.until).contains(&end)
+        self.member == member && (self.from..=self.until).contains(&end)
     }
 }

@@ -3,7 +3,7 @@
 use super::lives::Lives;
 use crate::clock::Nanos;
 use crate::history::{Entry, History, Id};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(super) struct Runs {
     pub(super) done: HashMap<Id, Nanos>,
     /// Those that have a dead letter, and since when.
     pub(super) dead: HashMap<Id, Nanos>,
+    /// When each member's runs ended, in their order, but for those that were cut.
+    pub(super) ends: BTreeMap<u32, Vec<Nanos>>,
     /// Ends of what never started.
     pub(super) unpaired: Vec<Id>,
 }
@@ -76,6 +78,11 @@ impl Runs {
                 runs.done.entry(id).or_insert(time);
             }
         }
+        for run in &runs.all {
+            let ends = runs.ends.entry(run.member).or_default();
+            ends.extend((run.how != End::Cut).then_some(run.end));
+        }
+        runs.ends.values_mut().for_each(|ends| ends.sort_unstable());
         runs.over.clone_from(&runs.done);
         for (&id, &time) in &runs.dead {
             let over = runs.over.entry(id).or_insert(time);

@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     notice: 500 * MS,
     drain: 1_000 * MS,
     uncommitted: 300 * MS,
+    rests: false,
     forgotten: 0,
     recovery: 400 * MS,
     tick: 0,
@@ -269,6 +270,20 @@ fn what_is_handled_again_needs_a_reason() {
     assert!(again(7_000, &down).is_sound());
     let down_before_a_kill = [(15, Fault::BrokerDown), (350, Fault::BrokerUp), (700, Fault::Killed(1))];
     assert!(again(7_000, &down_before_a_kill).is_sound());
+}
+
+#[test]
+fn who_rests_because_no_commit_passes_repeats_its_last_completions() {
+    let lines = [
+        (1, 10, Entry::Start(id(0), 1)),
+        (1, 20, Entry::Done(id(0))),
+        (0, 5_000, Entry::Fault(Fault::Killed(1))),
+        (2, 9_000, Entry::Start(id(0), 1)),
+        (2, 9_010, Entry::Done(id(0))),
+    ];
+    let history = history(&[&stored(0..1)[..], &lines].concat());
+    assert_eq!(check(&history, &LIMITS).unexplained, 1);
+    assert!(check(&history, &Limits { rests: true, ..LIMITS }).is_sound());
 }
 
 #[test]

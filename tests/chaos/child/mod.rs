@@ -35,6 +35,11 @@ pub enum Role {
     Planted(planted::Planted),
 }
 
+/// Whether the members are to say all that they can: `CHAOS_DEBUG=1`.
+pub fn is_debugged() -> bool {
+    std::env::var_os("CHAOS_DEBUG").is_some()
+}
+
 /// Plays the part. A member does not outlive the run: it is killed with who started it.
 pub fn play() {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
@@ -42,7 +47,8 @@ pub fn play() {
     let part =
         std::env::var(PART).unwrap_or_else(|_| panic!("{PART} is not set: a run of chaos starts this"));
     let part: Part = serde_json::from_str(&part).expect("a run writes its parts as JSON");
-    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false).init();
+    let level = if is_debugged() { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    tracing_subscriber::fmt().with_max_level(level).with_ansi(false).init();
     match &part.role {
         Role::Publisher(publisher) => publisher.run(&part),
         Role::Consumer(consumer) => consumer.run(&part),

@@ -6,7 +6,7 @@ use crate::child::Role;
 use crate::folder::Folder;
 use crate::history::{Entry, History, Id};
 use crate::member::Member;
-use crate::run::Plan;
+use crate::plan::Plan;
 use crate::target::{Kind, Target};
 use crate::work::Work;
 use std::collections::HashMap;

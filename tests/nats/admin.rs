@@ -1,0 +1,95 @@
+//! What an operator does on a server, by the client that the backend uses, and not by the backend.
+
+use crate::support::servers::{self, Server};
+use async_nats::jetstream::{Context, consumer, stream};
+use std::path::Path;
+use tokio::runtime::{Builder, Runtime};
+
+pub struct Admin {
+    runtime: Runtime,
+    jetstream: Context,
+}
+
+impl Admin {
+    pub fn of(server: &Server) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let address = format!("127.0.0.1:{}", server.port);
+        let jetstream = runtime.block_on(async {
+            async_nats::jetstream::new(async_nats::connect(address).await.expect("the server takes anybody"))
+        });
+        Self { runtime, jetstream }
+    }
+
+    pub fn stream(&self, name: &str) -> stream::Info {
+        self.runtime.block_on(async {
+            self.jetstream.get_stream(name).await.expect("it is there").get_info().await.expect("it answers")
+        })
+    }
+
+    pub fn consumer(&self, stream: &str, name: &str) -> consumer::Info {
+        self.runtime.block_on(async {
+            let stream = self.jetstream.get_stream(stream).await.expect("it is there");
+            stream.consumer_info(name).await.expect("it is there")
+        })
+    }
+
+    /// So many messages and no more, and publishes beyond that are refused.
+    pub fn limit_stream(&self, name: &str, messages: i64) {
+        let mut config = self.stream(name).config;
+        config.max_messages = messages;
+        self.runtime.block_on(self.jetstream.update_stream(config)).expect("it is changed");
+    }
+
+    pub fn purge(&self, name: &str) {
+        self.runtime.block_on(async {
+            self.jetstream.get_stream(name).await.expect("it is there").purge().await.expect("it is emptied");
+        });
+    }
+
+    pub fn delete_consumer(&self, stream: &str, name: &str) {
+        self.runtime.block_on(async {
+            let stream = self.jetstream.get_stream(stream).await.expect("it is there");
+            stream.delete_consumer(name).await.expect("it was there");
+        });
+    }
+
+    /// Publishes as somebody who knows nothing of keylane.
+    pub fn publish(&self, subject: &str, payload: &'static str) {
+        self.runtime.block_on(async {
+            self.jetstream
+                .publish(subject.to_owned(), payload.into())
+                .await
+                .expect("sent")
+                .await
+                .expect("stored");
+        });
+    }
+
+    /// Acknowledgements that clients send from now on: with a reply, or without.
+    pub fn watch_acks(&self, stream: &str) -> tokio::sync::mpsc::UnboundedReceiver<bool> {
+        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        let client = self.jetstream.client();
+        let subject = format!("$JS.ACK.{stream}.>");
+        let mut acks = self.runtime.block_on(async {
+            let acks = client.subscribe(subject).await.expect("it is allowed");
+            client.flush().await.expect("it is sent");
+            acks
+        });
+        self.runtime.spawn(async move {
+            while let Some(ack) = futures_util::StreamExt::next(&mut acks).await {
+                if ack.payload.starts_with(b"+ACK") && tell.send(ack.reply.is_some()).is_err() {
+                    return;
+                }
+            }
+        });
+        told
+    }
+}
+
+/// A server with this in its configuration file.
+pub fn configured(name: &str, config: &str) -> Server {
+    let path =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nats-{name}-{}.conf", std::process::id()));
+    std::fs::write(&path, config).expect("target can be written");
+    servers::nats(&["--config", &path.to_string_lossy()])
+}
