@@ -151,13 +151,13 @@ impl Seen {
             envelope.payload()[5..].split(',').next().and_then(|n| n.parse().ok()).expect("a number");
         let mut next = self.next.lock().unwrap();
         let expected = next.entry(envelope.aggregate_id().to_owned()).or_default();
-        if n == *expected {
-            *expected += 1;
-        } else if n < *expected {
-            self.duplicates.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.breaks.fetch_add(1, Ordering::Relaxed);
-            *expected = n + 1;
+        match n.cmp(expected) {
+            std::cmp::Ordering::Equal => *expected += 1,
+            std::cmp::Ordering::Less => _ = self.duplicates.fetch_add(1, Ordering::Relaxed),
+            std::cmp::Ordering::Greater => {
+                self.breaks.fetch_add(1, Ordering::Relaxed);
+                *expected = n + 1;
+            }
         }
         self.handled.fetch_add(1, Ordering::Relaxed);
     }

@@ -257,13 +257,15 @@ fn what_does_not_fit_beside_the_offset_stops_fetching_and_breaks_no_commit() {
         })
         .collect();
     receipts.into_iter().for_each(|receipt| drop(receipt.wait().unwrap()));
-    let orders = bus
-        .subscribe_envelopes(&topic)
-        .group(&topic)
-        .workers(1)
-        .then(Then::Hold)
-        .handle(|event| if number(event) % 2 == 0 { Err(HandlerError::terminal("planted")) } else { Ok(()) })
-        .unwrap();
+    let orders =
+        bus.subscribe_envelopes(&topic)
+            .group(&topic)
+            .workers(1)
+            .then(Then::Hold)
+            .handle(|event| {
+                if number(event).is_multiple_of(2) { Err(HandlerError::terminal("planted")) } else { Ok(()) }
+            })
+            .unwrap();
     let text = || committed(shared().port, &topic, &topic, 0).map(|(offset, text)| (offset, text.len()));
     let mut seen = None;
     within(Duration::from_secs(60), "the room beside the offset is almost taken", || {
