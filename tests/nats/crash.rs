@@ -70,6 +70,7 @@ fn child() {
             }
             Ok(())
         }),
+        "idle" => crate::work::idle(port, &log),
         other => panic!("no child does {other}"),
     }
 }

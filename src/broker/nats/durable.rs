@@ -122,7 +122,11 @@ pub(super) async fn ensure(
             }
             Err(fault) => return Err(failed("asked for", &fault)),
         };
-        let config = wanted.config(stream, found.config.deliver_policy);
+        let config = Config {
+            // What members noted there, and what the server did.
+            metadata: found.config.metadata.clone(),
+            ..wanted.config(stream, found.config.deliver_policy)
+        };
         let differences = differences(&found.config, &config);
         if differences.is_empty() {
             return Ok(found);
@@ -144,6 +148,18 @@ pub(super) async fn ensure(
     Err(BrokerError::Transient(format!(
         "consumer `{name}` of stream `{stream_name}` is changed by others at the same time"
     )))
+}
+
+/// Writes something into the metadata. The rest stays.
+pub(super) async fn note(
+    jetstream: &Context,
+    stream: &str,
+    config: &consumer::Config,
+    (key, value): (&str, String),
+) -> Result<(), ApiFault> {
+    let mut config = config.clone();
+    config.metadata.insert(key.to_owned(), value);
+    api::set_consumer(jetstream, stream, &config, false).await.map(drop)
 }
 
 /// Sets how long a message may be with a client. The rest stays.

@@ -100,7 +100,7 @@ pub(super) fn headers_of(record: &Record, id: &str, is_key_hashed: bool) -> Resu
         headers.insert(KEY, escaped(record.key.as_deref().unwrap_or_default()));
     }
     let time = record.timestamp.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    headers.insert(TIME, time.to_string());
+    headers.insert(HeaderName::from_static(TIME), time.to_string());
     headers
         .insert(NATS_MESSAGE_ID, plain(id.as_bytes()).map_or_else(|| escaped(id.as_bytes()), str::to_owned));
     Ok(headers)
@@ -123,21 +123,20 @@ impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<times>.<sequence>.<number>.<time>.<pending>`, which may have a domain and an
     /// account behind `ACK`, and then a token of noise at its end.
     pub(super) fn of(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.split('.').collect();
-        if tokens.first() != Some(&"$JS") || tokens.get(1) != Some(&"ACK") {
-            return None;
-        }
-        let numbers = match tokens.len() {
-            9 => &tokens[4..],
-            11.. => &tokens[6..],
+        let (tokens, rest) =
+            (reply.bytes().filter(|b| *b == b'.').count() + 1, reply.strip_prefix("$JS.ACK.")?);
+        let behind = match tokens {
+            9 => 2,
+            11.. => 4,
             _ => return None,
         };
-        let number = |index: usize| numbers.get(index)?.parse::<u64>().ok();
+        let mut numbers = rest.split('.').skip(behind).map(str::parse::<u64>);
+        let mut number = || numbers.next()?.ok();
         Some(Self {
-            times: number(0)?.try_into().unwrap_or(u32::MAX),
-            sequence: number(1)?,
-            number: number(2)?,
-            stored_ns: number(3)?,
+            times: number()?.try_into().unwrap_or(u32::MAX),
+            sequence: number()?,
+            number: number()?,
+            stored_ns: number()?,
         })
     }
 }
@@ -146,55 +145,84 @@ impl Delivery {
 pub(super) fn record_of(message: async_nats::Message, delivery: &Delivery) -> (FetchedRecord, Bytes) {
     let async_nats::Message { subject, payload, headers, .. } = message;
     let headers = headers.unwrap_or_default();
-    let token = subject.as_str().rsplit('.').next().unwrap_or_default();
-    let ours = headers.get(TIME).and_then(|time| time.as_str().parse().ok());
-    let key_header = ours.and(headers.get(KEY)).and_then(|key| unescape(key.as_str()));
-    let key = key_header.or_else(|| key_of(token).map(Cow::into_owned));
-    let timestamp = ours.map_or(Duration::from_nanos(delivery.stored_ns), Duration::from_millis);
+    let subject = Bytes::copy_from_slice(subject.as_bytes());
+    let text = std::str::from_utf8(&subject).expect("it was text a line above");
+    let own = Own::of(&headers);
+    let key_header = own.time.and(own.key).and_then(unescape).map(Bytes::from);
+    let key = key_header.or_else(|| match key_of(text.rsplit('.').next().unwrap_or_default())? {
+        // Most keys stand in the subject as they are.
+        Cow::Borrowed(key) => Some(subject.slice_ref(key)),
+        Cow::Owned(key) => Some(key.into()),
+    });
+    let timestamp = own.time.map_or(Duration::from_nanos(delivery.stored_ns), Duration::from_millis);
     let record = Record {
-        key: key.map(Bytes::from),
+        key,
         value: payload,
-        headers: if ours.is_some() { own_headers(&headers) } else { foreign_headers(&headers) },
         timestamp: SystemTime::UNIX_EPOCH + timestamp,
+        headers: if own.time.is_some() { own.headers() } else { foreign_headers(&headers) },
     };
-    (FetchedRecord::Own(record), Bytes::copy_from_slice(subject.as_bytes()))
+    (FetchedRecord::Own(record), subject)
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).map(|value| value.as_str().to_owned())
+/// The headers of a message as this client writes them, found in one go: looking one up by its name allocates.
+#[derive(Default)]
+struct Own<'a> {
+    time: Option<u64>,
+    key: Option<&'a str>,
+    order: Option<&'a str>,
+    escaped: Option<&'a str>,
+    /// Those of the record.
+    found: Vec<(&'a str, &'a [HeaderValue])>,
 }
 
-fn own_headers(headers: &HeaderMap) -> Headers {
-    let escaped = text(headers, ESCAPED).unwrap_or_default();
-    let is_escaped = |name: &str| !escaped.is_empty() && escaped.split(BETWEEN).any(|other| other == name);
-    let mut found: Vec<(&str, &Vec<HeaderValue>)> = Vec::new();
-    for (name, values) in headers.iter() {
-        let name: &str = name.as_ref();
-        if !is_servers_own(name) {
-            found.push((name, values));
-        } else if let Some(name) = name.strip_prefix(AS) {
-            found.push((name, values));
-        }
-    }
-    let mut buffer = Vec::new();
-    let mut push = |name: &str, value: &HeaderValue| match unescape(value.as_str()) {
-        Some(bytes) if is_escaped(name) => Headers::encode(name, &bytes, &mut buffer),
-        _ => Headers::encode(name, value.as_str().as_bytes(), &mut buffer),
-    };
-    if let Some(order) = text(headers, ORDER) {
-        let mut next = vec![0; found.len()];
-        for name in order.split(BETWEEN) {
-            let Some(at) = found.iter().position(|(other, _)| *other == name) else { continue };
-            if let Some(value) = found[at].1.get(next[at]) {
-                next[at] += 1;
-                push(name, value);
+impl<'a> Own<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut own = Self::default();
+        for (name, values) in headers.iter() {
+            let name: &str = name.as_ref();
+            if !is_servers_own(name) {
+                own.found.push((name, values));
+                continue;
+            }
+            let value = values.first().map(HeaderValue::as_str);
+            match name {
+                TIME => own.time = value.and_then(|time| time.parse().ok()),
+                KEY => own.key = value,
+                ORDER => own.order = value,
+                ESCAPED => own.escaped = value,
+                _ => own.found.extend(name.strip_prefix(AS).map(|name| (name, &values[..]))),
             }
         }
-    } else {
-        found.sort_unstable_by_key(|(name, _)| rank(name));
-        found.iter().for_each(|(name, values)| values.iter().for_each(|value| push(name, value)));
+        own
     }
-    Headers::encoded(buffer.into())
+
+    fn headers(mut self) -> Headers {
+        if self.found.is_empty() {
+            return Headers::new();
+        }
+        let escaped = self.escaped.unwrap_or_default();
+        let is_escaped =
+            |name: &str| !escaped.is_empty() && escaped.split(BETWEEN).any(|other| other == name);
+        let mut buffer = Vec::new();
+        let mut push = |name: &str, value: &HeaderValue| {
+            let bytes = if is_escaped(name) { unescape(value.as_str()) } else { None };
+            Headers::encode(name, bytes.as_deref().unwrap_or(value.as_str().as_bytes()), &mut buffer);
+        };
+        if let Some(order) = self.order {
+            let mut next = vec![0; self.found.len()];
+            for name in order.split(BETWEEN) {
+                let Some(at) = self.found.iter().position(|(other, _)| *other == name) else { continue };
+                if let Some(value) = self.found[at].1.get(next[at]) {
+                    next[at] += 1;
+                    push(name, value);
+                }
+            }
+        } else {
+            self.found.sort_unstable_by_key(|(name, _)| rank(name));
+            self.found.iter().for_each(|(name, values)| values.iter().for_each(|value| push(name, value)));
+        }
+        Headers::encoded(buffer.into())
+    }
 }
 
 fn foreign_headers(headers: &HeaderMap) -> Headers {

@@ -8,6 +8,7 @@ mod api;
 mod consumer;
 mod demand;
 mod durable;
+mod forgiven;
 mod link;
 mod mailbox;
 mod member;

@@ -45,7 +45,9 @@ pub(super) fn options(url: &BusUrl, config: &NatsConfig) -> Result<ConnectOption
         .ping_interval(PING)
         .client_capacity(COMMANDS)
         .subscription_capacity(MESSAGES)
-        .read_buffer_capacity(u16::MAX);
+        .read_buffer_capacity(u16::MAX)
+        // All are made here, out of names that were checked, or come from the server.
+        .skip_subject_validation(true);
     match url.credentials() {
         Some(Credentials::Password { user, password }) => {
             options = options.user_and_password(user.clone(), password.expose().to_owned());

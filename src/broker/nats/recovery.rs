@@ -21,7 +21,10 @@
 //! What it relies on: this is the only one that the server delivers to, and a process that is thought dead acknowledges
 //! nothing that was delivered here in the moment of the count.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+
+/// Of sequences, which nobody chooses to collide.
+type HashSet<T> = std::collections::HashSet<T, foldhash::fast::RandomState>;
 
 /// What a server says of a consumer at a moment at which nothing is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +126,7 @@ impl<T> Gate<T> {
             phase: Phase::Inspecting,
             next: None,
             held: BTreeMap::new(),
-            in_hand: HashSet::new(),
+            in_hand: HashSet::default(),
             newest: 0,
             origin: None,
             has_forgotten: false,
@@ -227,7 +230,8 @@ impl<T> Gate<T> {
         if missing == 0 {
             return self.open(facts.sequence);
         }
-        self.phase = Phase::Collecting(Round { missing, upto: facts.sequence, in_hand, got: HashSet::new() });
+        self.phase =
+            Phase::Collecting(Round { missing, upto: facts.sequence, in_hand, got: HashSet::default() });
         Do::Collect(facts.unacknowledged)
     }
 

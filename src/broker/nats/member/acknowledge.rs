@@ -32,7 +32,7 @@ impl Member {
         if self.is_up() {
             self.send_ack(reply, self.setup.double_ack.then_some(number)).await;
         }
-        self.timers.barrier.get_or_insert(Instant::now() + CONFIRM.1);
+        self.timers.barrier.get_or_insert_with(|| Instant::now() + CONFIRM.1);
     }
 
     /// With a number the server answers.

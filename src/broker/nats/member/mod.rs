@@ -12,12 +12,14 @@
 
 mod acknowledge;
 mod inspect;
+mod leave;
 mod pull;
 
 use super::acks::Acks;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
 use super::durable::Wanted;
+use super::forgiven;
 use super::link::Link;
 use super::mailbox::{Incoming, Mailbox};
 use super::message::Delivery;
@@ -72,7 +74,7 @@ pub(super) struct Member {
     gate: Gate<Incoming>,
     demand: Demand,
     /// Where each message in hand, or held by the gate, is acknowledged.
-    replies: HashMap<u64, Subject>,
+    replies: HashMap<u64, Subject, foldhash::fast::RandomState>,
     acks: Acks<Subject>,
     /// The acknowledgement whose answer confirms those before it, and when it was sent.
     barrier: Option<(u64, Instant)>,
@@ -162,7 +164,7 @@ impl Member {
             pin: None,
             gate: Gate::new(),
             demand,
-            replies: HashMap::new(),
+            replies: HashMap::default(),
             acks: Acks::new(),
             barrier: None,
             confirms: Vec::new(),
@@ -347,10 +349,20 @@ impl Member {
     }
 
     /// Hands out what the gate held; from now on it passes.
-    fn open(&mut self, held: Vec<Incoming>) {
+    fn open(&mut self, mut held: Vec<Incoming>) {
         self.problem(None);
         let topic = self.setup.topic.0;
         if !self.is_assigned {
+            let noted = self
+                .setup
+                .consumer
+                .metadata
+                .get(forgiven::KEY)
+                .map_or_else(HashMap::new, |text| forgiven::read(text));
+            for Incoming { delivery, .. } in &mut held {
+                let forgiven = noted.get(&delivery.sequence).copied().unwrap_or(0);
+                delivery.times = delivery.times.saturating_sub(forgiven).max(1);
+            }
             self.is_assigned = true;
             self.generation += 1;
             let partition = Partition { topic, partition: 0, generation: self.generation };
@@ -435,26 +447,6 @@ impl Member {
                 }
             };
         }
-    }
-
-    /// Lets go: what is settled is confirmed, the rest goes back in its order, and somebody else is pinned.
-    async fn leave(&mut self) {
-        self.is_leaving = true;
-        if self.pin.is_none() || !self.is_up() {
-            return;
-        }
-        let limit = self.setup.limit;
-        let leaving = async {
-            self.reset_inbox().await;
-            self.confirm_before().await;
-            let mut left: Vec<(u64, Subject)> = self.replies.drain().collect();
-            left.sort_unstable_by_key(|(sequence, _)| *sequence);
-            for (_, reply) in left {
-                self.give_back(reply, Duration::ZERO).await;
-            }
-            self.unpin().await;
-        };
-        let _ = tokio::time::timeout(limit, leaving).await;
     }
 }
 
