@@ -118,6 +118,7 @@ pub mod memory {
 #[doc(hidden)]
 pub mod fuzzing {
     /// See `broker/position_text.rs`.
+    #[doc(hidden)]
     pub fn position_text(text: &str, watermark: u64) {
         crate::broker::position_text::survives(text, watermark);
     }

@@ -48,7 +48,7 @@ impl Plan {
             poison_keys: 1,
         };
         let second = Duration::from_secs(1);
-        let (mut uncommitted, mut rests) = (Duration::from_millis(500), false);
+        let (mut uncommitted, mut rests_with) = (Duration::from_millis(500), None);
         let (config, expiry) = match kind {
             Kind::Kafka => {
                 let protocol =
@@ -64,14 +64,21 @@ impl Plan {
                 };
                 // No commit passes in a rebalance; a member that kept its partitions goes on for a second without, and
                 // with what it has in flight then.
+                let mut bound = "";
                 if protocol == "cooperative-sticky" {
-                    (uncommitted, rests) = (uncommitted + second + second / 2, true);
+                    (uncommitted, rests_with) = (uncommitted + second, Some(256));
+                    bound = "subscription.in_flight_records = 256\n";
                 }
                 if child::is_debugged() {
                     properties.push("debug = 'cgrp'");
                 }
                 let properties = properties.join(", ");
-                (format!("[kafka]\ngroup_protocol = '{protocol}'\nproperties = {{ {properties} }}\n"), expiry)
+                (
+                    format!(
+                        "{bound}[kafka]\ngroup_protocol = '{protocol}'\nproperties = {{ {properties} }}\n"
+                    ),
+                    expiry,
+                )
             }
             Kind::Nats => ("[nats]\nack_wait = '2s'\ntakeover_after = '2s'\n".to_owned(), second),
         };
@@ -81,7 +88,7 @@ impl Plan {
             notice: nanos(2 * second),
             drain: nanos(DRAIN),
             uncommitted: nanos(uncommitted),
-            rests,
+            rests_with,
             forgotten: match kind {
                 Kind::Kafka => 0,
                 Kind::Nats => nanos(second),

@@ -67,6 +67,11 @@ pub trait Cluster: Send + Sync {
         name.to_owned()
     }
 
+    /// What a group is called on it. Groups of one name would be one group where clusters share a broker.
+    fn group(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// The offset of a partition's first record.
     fn first_offset(&self) -> u64 {
         0
@@ -257,6 +262,10 @@ impl Cluster for Unstoppable {
 
     fn topic(&self, name: &str) -> String {
         self.0.topic(name)
+    }
+
+    fn group(&self, name: &str) -> String {
+        self.0.group(name)
     }
 
     fn first_offset(&self) -> u64 {

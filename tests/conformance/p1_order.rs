@@ -69,8 +69,11 @@ pub fn through_failures(backend: &dyn Backend) -> Checked {
             let cluster = backend.cluster(3);
             let bus = cluster.connect(&|_| {});
             let book = Arc::new(Book::default());
-            let builder =
-                bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(workers).retry(QUICK);
+            let builder = bus
+                .subscribe_envelopes(cluster.topic("orders"))
+                .group(cluster.group("p1"))
+                .workers(workers)
+                .retry(QUICK);
             let subscription = backend.start_envelopes(builder, kind, booked(&book, misbehave))?;
             publish(backend, &bus, &cluster.topic("orders"), 0..40)?;
             let all = 40 * KEYS;
@@ -110,7 +113,7 @@ pub fn over_several_topics(backend: &dyn Backend) -> Checked {
     let builder = bus
         .subscribe_envelopes(cluster.topic("orders"))
         .topic(cluster.topic("payments"))
-        .group("p1")
+        .group(cluster.group("p1"))
         .workers(4);
     let _subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     publish(backend, &bus, &cluster.topic("orders"), 0..20)?;
@@ -129,7 +132,7 @@ pub fn behind_a_dead_letter(backend: &dyn Backend) -> Checked {
         let started = next_started.clone();
         let builder = bus
             .subscribe_envelopes(cluster.topic("orders"))
-            .group("p1")
+            .group(cluster.group("p1"))
             .workers(2)
             .retry(QUICK.attempts(2))
             .then(DeadLetter::to(cluster.topic("orders.dead")));
@@ -165,7 +168,8 @@ fn member(
     kind: Kind,
 ) -> Result<(Bus, Subscription), String> {
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(2).retry(QUICK);
+    let builder =
+        bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p1")).workers(2).retry(QUICK);
     let builder = builder.drain_timeout(Duration::from_secs(5)).in_flight_records(64);
     let subscription = backend.start_envelopes(builder, kind, booked(book, misbehave))?;
     Ok((bus, subscription))
@@ -212,8 +216,11 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
                 noted.effect(event.aggregate_id().expect("it has one"), number(event));
                 Ok(())
             });
-            let builder =
-                bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(2).retry(QUICK);
+            let builder = bus
+                .subscribe_envelopes(cluster.topic("orders"))
+                .group(cluster.group("p1"))
+                .workers(2)
+                .retry(QUICK);
             let subscription = backend.start_envelopes(builder.in_flight_records(64), kind, handler)?;
             let goal = (crash * all / 5).min(all);
             eventually("it went on after a crash", || book.over() >= goal || book.has_violation())?;
@@ -237,7 +244,7 @@ pub fn of_publishes(backend: &dyn Backend) -> Checked {
             noted.effect(event.aggregate_id().expect("it has one"), number(event));
             Ok(())
         });
-        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p1").workers(2);
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p1")).workers(2);
         let _subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
         cluster.fail_next_publishes("orders", 3 + round);
         publish(backend, &bus, &cluster.topic("orders"), 0..20)?;
@@ -251,7 +258,7 @@ pub fn of_publishes(backend: &dyn Backend) -> Checked {
 pub fn other_subscriptions_go_on(backend: &dyn Backend) -> Checked {
     let cluster = backend.cluster(1);
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("stuck").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("stuck")).workers(1);
     let stuck = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Err("planted".into())))?;
     let handled = Arc::new(AtomicU64::new(0));
     let count = handled.clone();
@@ -259,7 +266,7 @@ pub fn other_subscriptions_go_on(backend: &dyn Backend) -> Checked {
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     });
-    let builder = bus.subscribe(cluster.topic("orders")).group("other").workers(1);
+    let builder = bus.subscribe(cluster.topic("orders")).group(cluster.group("other")).workers(1);
     let _other = backend.start_plain(builder, Kind::Shared, handler)?;
     for n in 0..10 {
         backend.publish(&bus, &cluster.topic("orders"), numbered("a", n).into())()?;

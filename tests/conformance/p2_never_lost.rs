@@ -49,8 +49,11 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
                 noted.note(number(event));
                 Ok(())
             });
-            let builder =
-                bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(2).in_flight_records(32);
+            let builder = bus
+                .subscribe_envelopes(cluster.topic("orders"))
+                .group(cluster.group("p2"))
+                .workers(2)
+                .in_flight_records(32);
             let subscription = backend.start_envelopes(builder, kind, handler)?;
             let goal = RECORDS as usize * crash / 5;
             eventually("it went on after a crash", || effects.distinct() >= goal)?;
@@ -61,7 +64,7 @@ pub fn through_crashes(backend: &dyn Backend) -> Checked {
             noted.note(number(event));
             Ok(())
         });
-        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(2);
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p2")).workers(2);
         let last = backend.start_envelopes(builder, kind, handler)?;
         eventually("all took effect in the end", || effects.distinct() == RECORDS as usize)?;
         eventually("all was settled", || last.stats().in_flight == 0)?;
@@ -83,7 +86,11 @@ pub fn through_failures(backend: &dyn Backend) -> Checked {
             noted.note(number(event));
             Ok(())
         });
-        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(2).retry(QUICK);
+        let builder = bus
+            .subscribe_envelopes(cluster.topic("orders"))
+            .group(cluster.group("p2"))
+            .workers(2)
+            .retry(QUICK);
         let subscription = backend.start_envelopes(builder, kind, handler)?;
         publish(backend, &*cluster, &bus, 100)?;
         eventually("all was settled", || {
@@ -114,14 +121,14 @@ pub fn through_failed_dead_letters(backend: &dyn Backend) -> Checked {
         Ok(())
     });
     let _watch = crate::support::start(
-        bus.subscribe(cluster.topic("orders.dead")).group("watch"),
+        bus.subscribe(cluster.topic("orders.dead")).group(cluster.group("watch")),
         Kind::Shared,
         &watcher,
     )?;
     let poisoned: Behaviour = Arc::new(|_| Err("planted poison".into()));
     let builder = bus
         .subscribe_envelopes(cluster.topic("orders"))
-        .group("p2")
+        .group(cluster.group("p2"))
         .workers(1)
         .retry(QUICK.attempts(3))
         .then(DeadLetter::to(cluster.topic("orders.dead")));
@@ -152,7 +159,7 @@ pub fn through_failed_dead_letters(backend: &dyn Backend) -> Checked {
         Ok(())
     });
     let _second = backend.start_envelopes(
-        bus.subscribe_envelopes(cluster.topic("orders")).group("p2"),
+        bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p2")),
         Kind::Shared,
         handler,
     )?;
@@ -170,7 +177,7 @@ pub fn undecodable(backend: &dyn Backend) -> Checked {
         noted.lock().unwrap().push(number(event));
         Ok(())
     });
-    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p2").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p2")).workers(1);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     backend.publish(&bus, &cluster.topic("orders"), Record::new("{\"event_id\": 7}").with_key("a").into())()?;
     for n in 0..2 {

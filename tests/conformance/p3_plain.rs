@@ -22,7 +22,7 @@ pub fn never_retried(backend: &dyn Backend) -> Checked {
             }
         });
         let subscription = backend.start_plain(
-            bus.subscribe(cluster.topic("orders")).group("p3").workers(1),
+            bus.subscribe(cluster.topic("orders")).group(cluster.group("p3")).workers(1),
             kind,
             handler,
         )?;
@@ -55,7 +55,8 @@ pub fn at_most_once(backend: &dyn Backend) -> Checked {
             at.pass();
             Ok(())
         });
-        let builder = backend.at_most_once(bus.subscribe(cluster.topic("orders")).group("p3").workers(1));
+        let builder = backend
+            .at_most_once(bus.subscribe(cluster.topic("orders")).group(cluster.group("p3")).workers(1));
         let first = backend.start_plain(builder, kind, handler)?;
         backend.publish(&bus, &cluster.topic("orders"), Record::new("lost by the crash").into())()?;
         eventually("the handler runs", || started.load(Ordering::Relaxed) == 1)?;
@@ -66,7 +67,8 @@ pub fn at_most_once(backend: &dyn Backend) -> Checked {
             noted.lock().unwrap().push(event.value().to_vec());
             Ok(())
         });
-        let builder = backend.at_most_once(bus.subscribe(cluster.topic("orders")).group("p3").workers(1));
+        let builder = backend
+            .at_most_once(bus.subscribe(cluster.topic("orders")).group(cluster.group("p3")).workers(1));
         let second = backend.start_plain(builder, Kind::Shared, handler)?;
         backend.publish(&bus, &cluster.topic("orders"), Record::new("next").into())()?;
         eventually("the next record arrived", || second.stats().succeeded >= 1)?;

@@ -40,7 +40,8 @@ fn waiting(backend: &dyn Backend, bad: Bad, kind: Kind, workers: usize) -> Check
     });
     let slowly =
         Retry::exponential(Duration::from_secs(60)..Duration::from_secs(61)).jitter(keylane::Jitter::None);
-    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p4").workers(workers);
+    let builder =
+        bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p4")).workers(workers);
     let builder = match bad {
         Bad::Retried => builder.retry(slowly),
         Bad::Held => builder.retry(Retry::none()).then(Then::Hold),
@@ -72,7 +73,8 @@ fn pending_future(backend: &dyn Backend) -> Checked {
     let bus = cluster.connect(&|_| {});
     let (good, late) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counts = (good.clone(), late.clone());
-    let builder = backend.envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group("p4").workers(1));
+    let builder = backend
+        .envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p4")).workers(1));
     let subscription = builder
         .deadline(Duration::from_millis(300))
         .retry(Retry::none())

@@ -20,8 +20,9 @@ fn started_at_most(
     let bus = cluster.connect(&|_| {});
     let (started, gate) = (Arc::new(AtomicU64::new(0)), Gate::default());
     let (count, at) = (started.clone(), gate.clone());
-    let builder =
-        backend.envelopes(tune(bus.subscribe_envelopes(cluster.topic("orders")).group("p5").workers(2)));
+    let builder = backend.envelopes(tune(
+        bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p5")).workers(2),
+    ));
     let subscription = builder
         .handle_async(move |_| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -72,8 +73,11 @@ pub fn distance(backend: &dyn Backend) -> Checked {
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     });
-    let builder =
-        bus.subscribe_envelopes(cluster.topic("orders")).group("p5").workers(2).watermark_distance(16);
+    let builder = bus
+        .subscribe_envelopes(cluster.topic("orders"))
+        .group(cluster.group("p5"))
+        .workers(2)
+        .watermark_distance(16);
     let builder = builder.retry(Retry::none()).then(Then::Hold);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     for n in 0..100 {
@@ -125,8 +129,11 @@ pub fn full_and_alive(backend: &dyn Backend) -> Checked {
     let gate = Gate::default();
     let (at, started) = (gate.clone(), Arc::new(AtomicU64::new(0)));
     let count = started.clone();
-    let builder =
-        bus.subscribe_envelopes(cluster.topic("orders")).group("p5").workers(1).in_flight_records(2);
+    let builder = bus
+        .subscribe_envelopes(cluster.topic("orders"))
+        .group(cluster.group("p5"))
+        .workers(1)
+        .in_flight_records(2);
     let full = backend
         .envelopes(builder.drain_timeout(Duration::from_millis(50)))
         .handle_async(move |_| {
@@ -143,7 +150,7 @@ pub fn full_and_alive(backend: &dyn Backend) -> Checked {
     }
     eventually("the window is full", || started.load(Ordering::Relaxed) >= 2)?;
     let other = cluster.connect(&|_| {});
-    let builder = other.subscribe_envelopes(cluster.topic("orders")).group("p5").workers(1);
+    let builder = other.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p5")).workers(1);
     let joined = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Ok(())))?;
     if backend.shares_topics() {
         eventually("the full member gave a partition up", || joined.stats().succeeded > 0)?;

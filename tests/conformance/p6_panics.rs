@@ -20,7 +20,7 @@ pub fn is_an_error(backend: &dyn Backend) -> Checked {
             Ok(())
         });
         let _watch = crate::support::start(
-            bus.subscribe(cluster.topic("orders.dead")).group("watch"),
+            bus.subscribe(cluster.topic("orders.dead")).group(cluster.group("watch")),
             Kind::Shared,
             &watcher,
         )?;
@@ -28,7 +28,7 @@ pub fn is_an_error(backend: &dyn Backend) -> Checked {
             0 => panic!("planted number {}", 0),
             _ => Ok(()),
         });
-        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p6").workers(1);
+        let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p6")).workers(1);
         let builder = builder.retry(Retry::none()).then(DeadLetter::to(cluster.topic("orders.dead")));
         let subscription = backend.start_envelopes(builder, kind, handler)?;
         for n in 0..5 {
@@ -52,7 +52,8 @@ pub fn made_anew(backend: &dyn Backend) -> Checked {
     let made = Arc::new(AtomicU64::new(0));
     let states = Arc::new(Mutex::new(Vec::new()));
     let (count, log) = (made.clone(), states.clone());
-    let builder = backend.envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group("p6").workers(1));
+    let builder = backend
+        .envelopes(bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p6")).workers(1));
     // Each handler counts for itself: after a panic the count begins again.
     let caught = backend.handler(Arc::new(|event: &Event| match number(event) {
         2 => panic!("planted"),

@@ -37,8 +37,11 @@ pub fn held(backend: &dyn Backend) -> Checked {
         0 => Err("planted trouble".into()),
         _ => Ok(()),
     });
-    let builder =
-        bus.subscribe_envelopes(cluster.topic("orders")).group("p7").retry(Retry::none()).then(Then::Hold);
+    let builder = bus
+        .subscribe_envelopes(cluster.topic("orders"))
+        .group(cluster.group("p7"))
+        .retry(Retry::none())
+        .then(Then::Hold);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     backend.publish(&bus, &cluster.topic("orders"), numbered(&key, 0).into())()?;
     eventually("the held key shows in health", || {
@@ -74,8 +77,11 @@ pub fn full_window(backend: &dyn Backend) -> Checked {
         }
         Ok(())
     });
-    let builder =
-        bus.subscribe_envelopes(cluster.topic("orders")).group("p7").workers(1).in_flight_records(3);
+    let builder = bus
+        .subscribe_envelopes(cluster.topic("orders"))
+        .group(cluster.group("p7"))
+        .workers(1)
+        .in_flight_records(3);
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     for n in 0..10 {
         backend.publish(&bus, &cluster.topic("orders"), numbered(&key, n).into())()?;
@@ -100,7 +106,8 @@ pub fn unreachable(backend: &dyn Backend) -> Checked {
     capture_log();
     let cluster = backend.cluster(1);
     let bus = cluster.connect(&|_| {});
-    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p7-unreachable").workers(1);
+    let builder =
+        bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p7-unreachable")).workers(1);
     let subscription = backend.start_envelopes(builder, Kind::Shared, Arc::new(|_| Ok(())))?;
     cluster.set_reachable(false);
     let key = own_key("unsent");
@@ -134,7 +141,7 @@ pub fn hung(backend: &dyn Backend) -> Checked {
         at.pass();
         Ok(())
     });
-    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group("p7").workers(1);
+    let builder = bus.subscribe_envelopes(cluster.topic("orders")).group(cluster.group("p7")).workers(1);
     let builder = builder.hung_after(Duration::from_millis(100));
     let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
     backend.publish(&bus, &cluster.topic("orders"), numbered(&key, 0).into())()?;

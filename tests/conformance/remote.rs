@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 struct Real<Broker> {
     proxy: Proxy,
     config: Config,
-    /// Before the names of the topics, where tests share a broker.
+    /// Before the names of topics and behind those of groups, where tests share a broker.
     prefix: String,
+    suffix: String,
     first_offset: u64,
     _broker: Broker,
 }
@@ -36,6 +37,10 @@ impl<Broker: Send + Sync> Cluster for Real<Broker> {
 
     fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
+    }
+
+    fn group(&self, name: &str) -> String {
+        format!("{name}{}", self.suffix)
     }
 
     fn first_offset(&self) -> u64 {
@@ -69,8 +74,9 @@ impl Backend for Kafka {
         config.kafka.partitions = partitions as usize;
         // A rebalance waits for the heartbeats of all members.
         config.kafka.properties.0.insert("heartbeat.interval.ms".to_owned(), "300".to_owned());
-        let prefix = format!("c{}-", LAST.fetch_add(1, Ordering::Relaxed));
-        Real { proxy, config, prefix, first_offset: 0, _broker: lease }.with_topics()
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let (prefix, suffix) = (format!("c{number}-"), format!("-c{number}"));
+        Real { proxy, config, prefix, suffix, first_offset: 0, _broker: lease }.with_topics()
     }
 }
 
@@ -92,6 +98,7 @@ impl Backend for Nats {
         let proxy = Proxy::start(0, server.port, Protocol::Nats);
         let mut config = Config::default();
         config.url = format!("nats://127.0.0.1:{}", proxy.port());
-        Real { proxy, config, prefix: String::new(), first_offset: 1, _broker: server }.with_topics()
+        let (prefix, suffix) = (String::new(), String::new());
+        Real { proxy, config, prefix, suffix, first_offset: 1, _broker: server }.with_topics()
     }
 }

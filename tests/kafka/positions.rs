@@ -237,3 +237,53 @@ fn committed_is(group: &str, topic: &str, offset: i64) -> Result<(), String> {
         committed(shared().port, group, topic, 0).is_some_and(|(at, _)| at == offset)
     })
 }
+
+/// So much is settled ahead in single records that it does not fit beside the offset: fetching stops before anything is
+/// cut, and goes on when the first of the held ones is over.
+#[test]
+fn what_does_not_fit_beside_the_offset_stops_fetching_and_breaks_no_commit() {
+    const RECORDS: u64 = 40_000;
+    let bus = connect_to(shared().port, 1, |config| {
+        config.publisher.records = 20_000;
+        config.subscription.in_flight_records = 40_000;
+        config.subscription.watermark_distance = 100_000;
+    });
+    let topic = fresh("crowded");
+    bus.create_topic(&topic).wait().unwrap();
+    // Every other record is held, so that each settled one is a range of its own.
+    let receipts: Vec<_> = (0..RECORDS)
+        .map(|n| {
+            bus.publish(&topic, numbered(&format!("{}-{n}", if n % 2 == 0 { "held" } else { "free" }), n))
+        })
+        .collect();
+    receipts.into_iter().for_each(|receipt| drop(receipt.wait().unwrap()));
+    let orders =
+        bus.subscribe_envelopes(&topic)
+            .group(&topic)
+            .workers(1)
+            .then(Then::Hold)
+            .handle(|event| {
+                if number(event).is_multiple_of(2) { Err(HandlerError::terminal("planted")) } else { Ok(()) }
+            })
+            .unwrap();
+    let text = || committed(shared().port, &topic, &topic, 0).map(|(offset, text)| (offset, text.len()));
+    let mut seen = None;
+    within(Duration::from_secs(60), "the room beside the offset is almost taken", || {
+        seen = text();
+        seen.is_some_and(|(offset, bytes)| offset == 0 && bytes > 4_096 / 4 * 3)
+    })
+    .unwrap_or_else(|error| panic!("{error}; it has come to {seen:?}"));
+    // What was fetched before that is handled, and then nothing moves though there is more.
+    let mut handled = 0;
+    within(Duration::from_secs(30), "fetching has stopped", || {
+        let now = orders.stats().succeeded;
+        std::thread::sleep(Duration::from_millis(500));
+        std::mem::replace(&mut handled, orders.stats().succeeded) == now && now > 0
+    })
+    .unwrap();
+    assert!(handled < RECORDS / 2, "all {handled} were handled: it did not stop");
+    let (offset, bytes) = text().expect("committed");
+    assert!(offset == 0 && bytes <= 4_096, "offset {offset} with {bytes} bytes");
+    let problems = orders.health().problems;
+    assert!(!problems.iter().any(|problem| problem.to_string().contains("does not answer")), "{problems:?}");
+}

@@ -121,7 +121,7 @@ mod tests {
         let mut arena = Arena::default();
         let headers = [("Via", &b"web"[..]), ("Via", b""), ("Trace", b"t-1")];
         arena.push((PARTITION, 7, 1_500), Some(b"k"), b"paid", |each| {
-            headers.iter().for_each(|(name, value)| each(name, value))
+            headers.iter().for_each(|(name, value)| each(name, value));
         });
         arena.push((PARTITION, 9, 0), None, b"", |_| {});
         assert_eq!(arena.records(), 2);
@@ -150,6 +150,6 @@ mod tests {
             assert!(arena.bytes.capacity() <= CAPACITY + 300, "{}", arena.bytes.capacity());
             arena.drain().for_each(drop);
         }
-        assert!(arena.push((PARTITION, 0, 0), None, &[0; 2 * CAPACITY], |_| {}));
+        assert!(arena.push((PARTITION, 0, 0), None, &vec![0; 2 * CAPACITY], |_| {}));
     }
 }

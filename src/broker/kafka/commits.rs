@@ -119,6 +119,11 @@ impl<W> Commits<W> {
         is_wanted.then(|| self.rest_until.unwrap_or(now))
     }
 
+    /// Whether all that was wanted has its answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.wanted.is_empty() && self.under_way.is_none()
+    }
+
     /// What is to be committed now; it is under way from here on.
     pub(super) fn begin(&mut self, now: Instant) -> Option<&BTreeMap<Place, Commit<W>>> {
         self.due(now).filter(|due| *due <= now)?;

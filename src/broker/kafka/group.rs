@@ -345,7 +345,9 @@ impl Group {
                 let state = self.desk.state.lock();
                 held.retain(|partition| state.mailbox.holds(*partition));
                 if state.is_closing {
-                    return;
+                    drop(state);
+                    // What was accepted in the last moment.
+                    return self.commit_now(client, &partitions);
                 }
                 // Released with a position that was taken for committed, and is on its way.
                 let is_wanted =

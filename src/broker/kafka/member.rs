@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(200);
 /// How long one asking of the brokers takes at most.
 const ASK: Duration = Duration::from_millis(500);
+/// How long the last commits may take before the group is left without them.
+const FLUSH: Duration = Duration::from_secs(2);
 /// After a client that failed for good, the next one.
 const RENEW: Duration = Duration::from_secs(1);
 /// A member that the group has taken and that gets no partition is said to have joined after this time.
@@ -328,8 +330,29 @@ impl Member {
         }
     }
 
+    /// Commits what was accepted and is not committed yet; the partitions have been released since.
+    fn flush(&mut self) {
+        let until = Instant::now() + FLUSH;
+        while !self.desk.state.lock().commits.is_idle() {
+            let now = Instant::now();
+            if now >= until || self.trouble.reason().is_some() {
+                tracing::error!(
+                    group = &*self.desk.spec.group,
+                    "the last positions could not be committed; what was handled since the commits before comes again"
+                );
+                return;
+            }
+            self.client.context().commit_later(&self.client);
+            if self.serve(Budget { records: 1, bytes: 1 }, now) {
+                let due = self.desk.state.lock().commits.due(now);
+                self.parker
+                    .park_until(Some(due.unwrap_or(until).clamp(now + Duration::from_millis(1), until)));
+            }
+        }
+    }
+
     /// Leaves the group, or tells the subscription that all is lost with the client.
-    fn end(self, end: &End) {
+    fn end(mut self, end: &End) {
         if let End::Failed(_) = end {
             let own = std::mem::take(&mut *self.client.context().own.lock());
             let unheard: Vec<_> = {
@@ -342,6 +365,8 @@ impl Member {
                 waiter.complete(Err("the consumer has failed".to_owned()));
             }
             self.desk.wake_subscription();
+        } else {
+            self.flush();
         }
         drop(self.client);
     }

@@ -62,7 +62,7 @@ fn stored(cluster: &MockCluster<'_, DefaultProducerContext>, topic: &str) -> Vec
     consumer.assign(&list).unwrap();
     let (_, end) = consumer.fetch_watermarks(topic, 0, Duration::from_secs(10)).unwrap();
     let mut found = Vec::new();
-    while (found.len() as i64) < end {
+    while found.len() < usize::try_from(end).unwrap() {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
         found.push(std::str::from_utf8(message.payload().unwrap()).unwrap().parse().unwrap());
     }

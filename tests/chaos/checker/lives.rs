@@ -93,10 +93,11 @@ impl Lives {
         let nothing = Life::default();
         for (&member, ends) in &runs.ends {
             let life = self.members.get(&member).unwrap_or(&nothing);
-            // Who rests because no commit passes has had none since its last completion.
-            let worked_until = |time: Nanos| match ends.partition_point(|end| *end <= time) {
-                n if limits.rests && n > 0 => ends[n - 1],
-                _ => time,
+            // Who rests has completed no more since it began to than it had in flight.
+            let worked_until = |time: Nanos| {
+                let completed = ends.partition_point(|end| *end <= time);
+                let before = limits.rests_with.map(|in_flight| completed.saturating_sub(in_flight + 1));
+                before.and_then(|before| ends.get(before)).map_or(time, |end| time.min(*end))
             };
             let mut add = |cause, time, until| {
                 let from = self.uncommitted_since(life, worked_until(time), limits);

@@ -26,8 +26,8 @@ pub struct Limits {
     pub drain: Nanos,
     /// Completions before a kill that may be uncommitted: a commit interval, and a commit's way.
     pub uncommitted: Nanos,
-    /// Whether a member rests when its commits are behind for long: then those count from its last completion.
-    pub rests: bool,
+    /// Where a member begins nothing while its commits are behind for long, and rests: what it has in flight then.
+    pub rests_with: Option<usize>,
     /// Completions before a kill of the broker that it may forget.
     pub forgotten: Nanos,
     /// How long after the broker is back commits may still be behind.

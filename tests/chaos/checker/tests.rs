@@ -11,7 +11,7 @@ const LIMITS: Limits = Limits {
     notice: 500 * MS,
     drain: 1_000 * MS,
     uncommitted: 300 * MS,
-    rests: false,
+    rests_with: None,
     forgotten: 0,
     recovery: 400 * MS,
     tick: 0,
@@ -273,17 +273,21 @@ fn what_is_handled_again_needs_a_reason() {
 }
 
 #[test]
-fn who_rests_because_no_commit_passes_repeats_its_last_completions() {
+fn who_rests_because_no_commit_passes_repeats_what_it_had_in_flight() {
     let lines = [
         (1, 10, Entry::Start(id(0), 1)),
         (1, 20, Entry::Done(id(0))),
+        (1, 1_010, Entry::Start(id(1), 1)),
+        (1, 1_020, Entry::Done(id(1))),
         (0, 5_000, Entry::Fault(Fault::Killed(1))),
         (2, 9_000, Entry::Start(id(0), 1)),
         (2, 9_010, Entry::Done(id(0))),
     ];
-    let history = history(&[&stored(0..1)[..], &lines].concat());
+    let history = history(&[&stored(0..2)[..], &lines].concat());
     assert_eq!(check(&history, &LIMITS).unexplained, 1);
-    assert!(check(&history, &Limits { rests: true, ..LIMITS }).is_sound());
+    let resting = |in_flight| check(&history, &Limits { rests_with: Some(in_flight), ..LIMITS });
+    assert_eq!(resting(0).unexplained, 1, "there was a commit between the two");
+    assert!(resting(1).is_sound());
 }
 
 #[test]

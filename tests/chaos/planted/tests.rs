@@ -55,8 +55,9 @@ impl Trial {
     /// Waits until nothing has been handled for a while; then the member leaves, and the run is judged.
     fn judge(self, last: Member) -> Verdict {
         let quiet = Duration::from_secs(3);
-        let (mut lines, mut since) = (0, Instant::now());
+        let (mut lines, mut since, until) = (0, Instant::now(), Instant::now() + LIMIT);
         while since.elapsed() < quiet {
+            assert!(Instant::now() < until, "member {} is still at it, or never began", last.number);
             let now = last.lines().len();
             // The group may first have to miss the one before.
             if now != lines || now == 0 {
