@@ -3,19 +3,18 @@
 use super::lives::{Cause, Disruption, Lives};
 use super::runs::{End, Run, Runs};
 use super::{Limits, Verdict, at, name};
+use crate::history::Id;
 use std::collections::HashSet;
 
 pub(super) fn check(runs: &Runs, lives: &Lives, limits: &Limits, verdict: &mut Verdict) {
     let disruptions = lives.disruptions(runs, limits);
-    let mut repeatable = vec![HashSet::new(); disruptions.len()];
-    for run in &runs.all {
-        for (disruption, repeatable) in disruptions.iter().zip(&mut repeatable) {
-            if disruption.covers(run.member, run.end) {
-                repeatable.insert((run.member, run.id));
-            }
-        }
-    }
-    verdict.bound = repeatable.iter().map(HashSet::len).sum();
+    let is_repeatable =
+        |run: &&Run| disruptions.iter().any(|disruption| disruption.covers(run.member, run.end));
+    let (failed, others): (Vec<&Run>, Vec<&Run>) =
+        runs.all.iter().filter(is_repeatable).partition(|run| run.how == End::Failed);
+    // The attempts at a record that fails are repeated as one.
+    let failed: HashSet<(u32, Id)> = failed.iter().map(|run| (run.member, run.id)).collect();
+    verdict.bound = others.len() + failed.len();
     for (id, runs_of_it) in runs.by(|run| run.id) {
         for (before, again) in runs_of_it.iter().zip(&runs_of_it[1..]) {
             if is_next_attempt(before, again) {
