@@ -266,8 +266,26 @@ impl Group {
             let (topic, partition) = (element.topic(), element.partition());
             let Some(place) = self.place(topic, partition) else { continue };
             let position = if let Offset::Offset(offset) = element.offset() {
+                let (low, _) = client.fetch_watermarks(topic, partition, ASK)?;
                 let watermark = offset as u64;
-                Position { watermark, ahead: position_text::decode(element.metadata(), watermark) }
+                let mut ahead = position_text::decode(element.metadata(), watermark);
+                if low > offset {
+                    let group = &*self.spec().group;
+                    tracing::error!(
+                        topic,
+                        partition,
+                        group,
+                        offset,
+                        first = low,
+                        "records were removed from the topic before the group had handled them; it goes on with the \
+                         first that is left"
+                    );
+                    ahead.retain_mut(|range| {
+                        range.start = range.start.max(low as u64);
+                        range.start < range.end
+                    });
+                }
+                Position { watermark: watermark.max(low as u64), ahead }
             } else {
                 let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
                 let watermark = match self.spec().start {
