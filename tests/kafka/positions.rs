@@ -247,6 +247,8 @@ fn what_does_not_fit_beside_the_offset_stops_fetching_and_breaks_no_commit() {
         config.publisher.records = 20_000;
         config.subscription.in_flight_records = 40_000;
         config.subscription.watermark_distance = 100_000;
+        // Told by a commit, so that few are fetched between two.
+        config.subscription.commit_interval = Some(Duration::from_millis(20));
     });
     let topic = fresh("crowded");
     bus.create_topic(&topic).wait().unwrap();
