@@ -51,6 +51,14 @@ impl Member {
         })
     }
 
+    /// Sets the consumer as it should be, if it is not.
+    pub(super) async fn check(&mut self) {
+        let (jetstream, stream, wanted) = (&self.setup.jetstream, &self.setup.stream, &self.setup.wanted);
+        if let Ok(info) = durable::ensure(jetstream, stream, wanted, None).await {
+            self.setup.consumer = info.config;
+        }
+    }
+
     fn inspect_later(&mut self, problem: &str) -> Do<Incoming> {
         if self.is_up() {
             self.problem(Some(problem.to_owned()));

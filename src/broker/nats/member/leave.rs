@@ -23,6 +23,9 @@ impl Member {
             for (_, reply) in left {
                 self.give_back(reply, Duration::ZERO).await;
             }
+            if self.timers.expired.is_some_and(|(_, is_lowered)| is_lowered) {
+                self.check().await;
+            }
             self.unpin().await;
         };
         let _ = tokio::time::timeout(limit, leaving).await;

@@ -39,6 +39,8 @@ use tokio::time::Instant;
 
 /// Messages taken in one go, so that the intake is woken once for all of them.
 const TAKEN: usize = 512;
+/// How long after a copy of something in work it is looked at how the consumer is set.
+const CHECK: Duration = Duration::from_secs(1);
 /// After a request that failed, the next try.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -112,6 +114,8 @@ struct Timers {
     look: Option<Instant>,
     /// Everything has expired; true: by an `ack_wait` that is to be set back.
     expired: Option<(Instant, bool)>,
+    /// How the consumer is set is looked at.
+    check: Option<Instant>,
     /// An inspection that failed is tried again.
     inspect: Option<Instant>,
     barrier: Option<Instant>,
@@ -120,10 +124,19 @@ struct Timers {
 impl Timers {
     fn next(&self) -> Option<Instant> {
         let expired = self.expired.map(|(at, _)| at);
-        [self.progress, self.keep_pin, self.pull_ends, self.look, expired, self.inspect, self.barrier]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.progress,
+            self.keep_pin,
+            self.pull_ends,
+            self.look,
+            expired,
+            self.check,
+            self.inspect,
+            self.barrier,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 
@@ -314,7 +327,12 @@ impl Member {
                 self.demand.waits(bytes);
                 self.passing.push(incoming);
             }
-            Arrived::Held | Arrived::Copy => drop(self.replies.insert(sequence, reply)),
+            Arrived::Held => drop(self.replies.insert(sequence, reply)),
+            Arrived::Copy => {
+                self.replies.insert(sequence, reply);
+                // It was told to be in work: somebody may have died who had lowered the `ack_wait`.
+                self.timers.check.get_or_insert_with(|| Instant::now() + CHECK);
+            }
             Arrived::Settled => self.acknowledge(reply).await,
         }
         if self.timers.progress.is_none() {
@@ -324,6 +342,7 @@ impl Member {
             return next;
         }
         if self.gate.is_collecting() {
+            self.timers.pull_ends = Some(Instant::now() + pull::COLLECTED);
             self.collecting = self.collecting.saturating_sub(1);
             if self.collecting == 0 {
                 return self.gate.collected();
@@ -416,14 +435,22 @@ impl Member {
         if let Some((_, is_lowered)) = self.timers.expired.take_if(|(at, _)| *at <= now) {
             self.expired(is_lowered).await;
         }
-        if take_due(&mut self.timers.pull_ends, now) && (self.demand.is_asking() || self.gate.is_collecting())
-        {
+        let has_ended = take_due(&mut self.timers.pull_ends, now);
+        if has_ended && self.gate.is_collecting() {
+            // A server that may not deliver anything new, for what is unacknowledged, does not say that no more comes.
+            self.reset_inbox().await;
+            let todo = self.gate.collected();
+            self.carry_out(todo).await;
+        } else if has_ended && self.demand.is_asking() {
             tracing::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,
                 "a pull has not ended when it should have; it is begun anew"
             );
             self.carry_out(Do::Inspect).await;
+        }
+        if take_due(&mut self.timers.check, now) && self.timers.expired.is_none() && self.is_up() {
+            self.check().await;
         }
         if take_due(&mut self.timers.inspect, now) {
             self.carry_out(Do::Inspect).await;

@@ -15,6 +15,8 @@ const STANDBY: Duration = Duration::from_secs(1);
 const LONGEST_PULL: Duration = Duration::from_secs(10);
 /// How much longer than it says a pull may take to end before it is taken for lost.
 const GRACE: Duration = Duration::from_secs(2);
+/// What is collected and does not come within this time after what came before it is not there to be delivered.
+pub(super) const COLLECTED: Duration = Duration::from_millis(250);
 /// How long the owner of a pin may take to say that it is there.
 const PRESENCE: Duration = Duration::from_millis(250);
 /// After it did not, the next time that it is asked.
@@ -78,8 +80,10 @@ impl Member {
         if self.pin.is_some() {
             self.timers.keep_pin = Some(now + self.keep_pin_every());
         }
-        if purpose != Purpose::KeepPin && purpose != Purpose::Standby {
-            self.timers.pull_ends = Some(now + expires.unwrap_or_default() + GRACE);
+        match purpose {
+            Purpose::Flow => self.timers.pull_ends = Some(now + expires.unwrap_or_default() + GRACE),
+            Purpose::Collect => self.timers.pull_ends = Some(now + COLLECTED),
+            Purpose::KeepPin | Purpose::Standby => {}
         }
     }
 
