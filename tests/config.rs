@@ -503,9 +503,11 @@ fn a_url_that_is_refused_says_which_part_and_what_was_expected() {
 
 #[test]
 fn a_scheme_whose_backend_is_not_compiled_in_names_the_feature() {
-    for (scheme, name, is_enabled) in
-        [(Scheme::Memory, "memory", true), (Scheme::Kafka, "kafka", false), (Scheme::Nats, "nats", false)]
-    {
+    for (scheme, name, is_enabled) in [
+        (Scheme::Memory, "memory", true),
+        (Scheme::Kafka, "kafka", cfg!(feature = "kafka")),
+        (Scheme::Nats, "nats", cfg!(feature = "nats")),
+    ] {
         assert_eq!(scheme.name(), name);
         match scheme.require_feature() {
             Ok(()) => assert!(is_enabled, "{name}"),

@@ -48,7 +48,16 @@ pub fn committed(port: u16, group: &str, topic: &str, partition: i32) -> Option<
         .expect("a client");
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition);
-    let found = consumer.committed_offsets(list, Duration::from_secs(10)).expect("the broker answers");
+    let mut found = consumer.committed_offsets(list.clone(), Duration::from_secs(10));
+    // A broker that has just started loads its groups first.
+    for _ in 0..100 {
+        if found.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        found = consumer.committed_offsets(list.clone(), Duration::from_secs(10));
+    }
+    let found = found.expect("the broker answers");
     let element = found.find_partition(topic, partition)?;
     match element.offset() {
         Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),

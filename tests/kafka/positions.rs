@@ -3,7 +3,7 @@
 use crate::cluster::{committed, connect, connect_to, fresh, shared};
 use crate::support::servers::lease_listener;
 use crate::support::servers::proxy::{Protocol, Proxy};
-use crate::support::{eventually, number, numbered, within};
+use crate::support::{capture_log, eventually, logged, number, numbered, within};
 use keylane::{HandlerError, Record, Start, Then};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -247,6 +247,8 @@ fn what_does_not_fit_beside_the_offset_stops_fetching_and_breaks_no_commit() {
         config.publisher.records = 20_000;
         config.subscription.in_flight_records = 40_000;
         config.subscription.watermark_distance = 100_000;
+        // Told by a commit, so that few are fetched between two.
+        config.subscription.commit_interval = Some(Duration::from_millis(20));
     });
     let topic = fresh("crowded");
     bus.create_topic(&topic).wait().unwrap();
@@ -286,4 +288,41 @@ fn what_does_not_fit_beside_the_offset_stops_fetching_and_breaks_no_commit() {
     assert!(offset == 0 && bytes <= 4_096, "offset {offset} with {bytes} bytes");
     let problems = orders.health().problems;
     assert!(!problems.iter().any(|problem| problem.to_string().contains("does not answer")), "{problems:?}");
+}
+
+#[test]
+fn records_that_were_removed_before_they_were_handled_are_missed_aloud() {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    capture_log();
+    let (bus, topic) = (connect(1), fresh("removed"));
+    for n in 0..10 {
+        bus.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .set("group.id", &topic)
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, 0, Offset::Offset(2)).unwrap();
+    client.commit(&list, CommitMode::Sync).unwrap();
+    let admin: AdminClient<_> = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .create()
+        .unwrap();
+    list.set_all_offsets(Offset::Offset(6)).unwrap();
+    smol::block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let _orders = bus
+        .subscribe_envelopes(&topic)
+        .group(&topic)
+        .handle(move |event| {
+            handled.lock().unwrap().push(number(event));
+            Ok(())
+        })
+        .unwrap();
+    eventually("the rest is handled", || seen.lock().unwrap().len() == 4).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [6, 7, 8, 9]);
+    assert_eq!(logged(&["were removed from the topic", &topic, "offset=2", "first=6"]), 1, "nobody said so");
 }

@@ -6,7 +6,7 @@ use super::commits::{Answer, Place};
 use super::desk::Desk;
 use super::stall::Watch;
 use super::trouble::Kind;
-use crate::broker::{ConsumerSpec, Partition, Position, Start, position_text};
+use crate::broker::{ConsumerSpec, Partition};
 use crate::park::Parker;
 use crate::sync::{Arc, Mutex};
 use rdkafka::ClientContext;
@@ -17,12 +17,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use std::time::{Duration, Instant};
 
-/// How long the brokers may take for one answer inside a rebalance, until they are asked again.
-const ASK: Duration = Duration::from_secs(1);
 /// What the subscription needs beyond its drain timeout to let a partition go: to cancel, and to commit.
 const GRACE: Duration = Duration::from_secs(6);
 /// How often it is looked whether a partition that is being drained was lost meanwhile.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) type Client = BaseConsumer<Group>;
 
@@ -83,8 +81,8 @@ impl Own {
 
 /// The callbacks of one client.
 pub(super) struct Group {
-    desk: Arc<Desk>,
-    parker: Arc<Parker>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) parker: Arc<Parker>,
     pub(super) own: Mutex<Own>,
 }
 
@@ -172,11 +170,11 @@ impl Group {
         Self { desk, parker, own: Mutex::default() }
     }
 
-    fn spec(&self) -> &ConsumerSpec {
+    pub(super) fn spec(&self) -> &ConsumerSpec {
         &self.desk.spec
     }
 
-    fn place(&self, topic: &str, partition: i32) -> Option<Place> {
+    pub(super) fn place(&self, topic: &str, partition: i32) -> Option<Place> {
         let topic = self.spec().topics.iter().position(|name| **name == *topic)?;
         Some((topic as u32, u32::try_from(partition).ok()?))
     }
@@ -185,7 +183,7 @@ impl Group {
         list.elements().iter().filter_map(|e| self.place(e.topic(), e.partition())).collect()
     }
 
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         self.desk.state.lock().is_closing
     }
 
@@ -221,69 +219,6 @@ impl Group {
         state.has_joined = true;
         drop((state, own));
         self.desk.wake_subscription();
-    }
-
-    /// Where each partition begins, asked until it is known. None if it is not wanted any more.
-    fn positions(&self, client: &Client, list: &TopicPartitionList) -> Option<Vec<(Place, Position)>> {
-        let mut shown = false;
-        loop {
-            if self.is_closing() || client.assignment_lost() {
-                return None;
-            }
-            match self.ask_positions(client, list) {
-                Ok(positions) => {
-                    if shown {
-                        self.desk.state.lock().trouble = None;
-                    }
-                    return Some(positions);
-                }
-                Err(error) => {
-                    let group = &self.spec().group;
-                    let reason = format!("the positions of group `{group}` are not known yet: {error}");
-                    shown = true;
-                    self.desk.state.lock().trouble = Some(reason);
-                    self.desk.wake_subscription();
-                    self.parker.park_until(Some(Instant::now() + LOOK));
-                }
-            }
-        }
-    }
-
-    fn ask_positions(
-        &self,
-        client: &Client,
-        list: &TopicPartitionList,
-    ) -> KafkaResult<Vec<(Place, Position)>> {
-        if list.count() == 0 {
-            return Ok(Vec::new());
-        }
-        let mut asked = list.clone();
-        asked.set_all_offsets(Offset::Invalid)?;
-        let committed = client.committed_offsets(asked, ASK)?;
-        let (mut positions, mut begun) = (Vec::new(), TopicPartitionList::new());
-        for element in committed.elements() {
-            element.error()?;
-            let (topic, partition) = (element.topic(), element.partition());
-            let Some(place) = self.place(topic, partition) else { continue };
-            let position = if let Offset::Offset(offset) = element.offset() {
-                let watermark = offset as u64;
-                Position { watermark, ahead: position_text::decode(element.metadata(), watermark) }
-            } else {
-                let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
-                let watermark = match self.spec().start {
-                    Start::Earliest => low,
-                    Start::Latest => high,
-                };
-                begun.add_partition_offset(topic, partition, Offset::Offset(watermark))?;
-                Position { watermark: watermark as u64, ahead: Vec::new() }
-            };
-            positions.push((place, position));
-        }
-        // From here on the group has a position: whatever comes later is not skipped after a crash.
-        if self.spec().start == Start::Latest && begun.count() > 0 {
-            client.commit(&begun, CommitMode::Sync)?;
-        }
-        Ok(positions)
     }
 
     /// Partitions go: has the subscription finish what started and commit, while heartbeats go on without this thread.

@@ -7,6 +7,7 @@
 
 mod answers;
 mod arena;
+mod begin;
 mod bell;
 mod client;
 mod commit_later;

@@ -1,0 +1,99 @@
+//! Where a group begins in the partitions that come to it.
+
+use super::commits::Place;
+use super::group::{Client, Group, LOOK};
+use crate::broker::{Position, Start, position_text};
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+/// How long the brokers may take for one answer inside a rebalance, until they are asked again.
+const ASK: Duration = Duration::from_secs(1);
+
+impl Group {
+    /// Where each partition begins, asked until it is known. None if it is not wanted any more.
+    pub(super) fn positions(
+        &self,
+        client: &Client,
+        list: &TopicPartitionList,
+    ) -> Option<Vec<(Place, Position)>> {
+        let mut shown = false;
+        loop {
+            if self.is_closing() || client.assignment_lost() {
+                return None;
+            }
+            match self.ask_positions(client, list) {
+                Ok(positions) => {
+                    if shown {
+                        self.desk.state.lock().trouble = None;
+                    }
+                    return Some(positions);
+                }
+                Err(error) => {
+                    let group = &self.spec().group;
+                    let reason = format!("the positions of group `{group}` are not known yet: {error}");
+                    shown = true;
+                    self.desk.state.lock().trouble = Some(reason);
+                    self.desk.wake_subscription();
+                    self.parker.park_until(Some(Instant::now() + LOOK));
+                }
+            }
+        }
+    }
+
+    fn ask_positions(
+        &self,
+        client: &Client,
+        list: &TopicPartitionList,
+    ) -> KafkaResult<Vec<(Place, Position)>> {
+        if list.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let mut asked = list.clone();
+        asked.set_all_offsets(Offset::Invalid)?;
+        let committed = client.committed_offsets(asked, ASK)?;
+        let (mut positions, mut begun) = (Vec::new(), TopicPartitionList::new());
+        for element in committed.elements() {
+            element.error()?;
+            let (topic, partition) = (element.topic(), element.partition());
+            let Some(place) = self.place(topic, partition) else { continue };
+            let position = if let Offset::Offset(offset) = element.offset() {
+                let (low, _) = client.fetch_watermarks(topic, partition, ASK)?;
+                let watermark = offset as u64;
+                let mut ahead = position_text::decode(element.metadata(), watermark);
+                if low > offset {
+                    let group = &*self.spec().group;
+                    tracing::error!(
+                        topic,
+                        partition,
+                        group,
+                        offset,
+                        first = low,
+                        "records were removed from the topic before the group had handled them; it goes on with the \
+                         first that is left"
+                    );
+                    ahead.retain_mut(|range| {
+                        range.start = range.start.max(low as u64);
+                        range.start < range.end
+                    });
+                }
+                Position { watermark: watermark.max(low as u64), ahead }
+            } else {
+                let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
+                let watermark = match self.spec().start {
+                    Start::Earliest => low,
+                    Start::Latest => high,
+                };
+                begun.add_partition_offset(topic, partition, Offset::Offset(watermark))?;
+                Position { watermark: watermark as u64, ahead: Vec::new() }
+            };
+            positions.push((place, position));
+        }
+        // From here on the group has a position: whatever comes later is not skipped after a crash.
+        if self.spec().start == Start::Latest && begun.count() > 0 {
+            client.commit(&begun, CommitMode::Sync)?;
+        }
+        Ok(positions)
+    }
+}
