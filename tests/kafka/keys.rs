@@ -2,27 +2,12 @@
 
 use crate::cluster::{fresh, shared};
 use crate::security::{authority, secured, url_with_user};
+use crate::support::effects::{Effect, none, prove, text};
 use crate::support::eventually;
 use keylane::{Config, Record};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use std::fmt::Debug;
 use std::time::Duration;
-
-/// What a key is said to change: the key, its value, what else is set under both, and what is seen.
-struct Effect {
-    key: &'static str,
-    value: fn() -> String,
-    besides: fn() -> String,
-    see: fn(&str) -> String,
-    /// What is seen without the key, and with it.
-    without: &'static str,
-    with: &'static str,
-}
-
-fn none() -> String {
-    String::new()
-}
 
 fn creates() -> String {
     "kafka.create_topics = true".to_owned()
@@ -110,16 +95,7 @@ const EFFECTS: &[Effect] = &[
 
 #[test]
 fn every_key_of_kafka_changes_what_it_says() {
-    let documented: Vec<&str> = (include_str!("../../src/config/keys.md").lines().skip(2))
-        .map(|row| row.split('`').nth(1).expect("a row begins with its key"))
-        .filter(|key| key.starts_with("kafka."))
-        .collect();
-    assert_eq!(EFFECTS.iter().map(|effect| effect.key).collect::<Vec<_>>(), documented);
-    for Effect { key, value, besides, see, without, with } in EFFECTS {
-        let (value, besides) = (value(), besides());
-        assert_eq!(see(&besides), *without, "without `{key}`");
-        assert_eq!(see(&format!("{besides}\n{key} = {value}")), *with, "with `{key} = {value}`");
-    }
+    prove("kafka.", EFFECTS);
 }
 
 fn config(toml: &str, port: u16) -> Config {
@@ -130,10 +106,6 @@ fn config(toml: &str, port: u16) -> Config {
 
 fn bus(toml: &str) -> keylane::Bus {
     keylane::connect_with(config(toml, shared().port)).wait().expect("the broker takes anybody")
-}
-
-fn text(value: impl Debug) -> String {
-    format!("{value:?}")
 }
 
 /// Whether it gives a broker up that says nothing.

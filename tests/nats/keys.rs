@@ -2,26 +2,11 @@
 
 use crate::admin::Admin;
 use crate::security::{certificates, with_operator, with_tls};
+use crate::support::effects::{Effect, none, prove, text};
 use crate::support::servers::{self, Server};
 use crate::support::{eventually, within};
 use keylane::{Bus, Config, Record};
-use std::fmt::Debug;
 use std::time::Duration;
-
-/// What a key is said to change: the key, its value, what else is set under both, and what is seen.
-struct Effect {
-    key: &'static str,
-    value: fn() -> String,
-    besides: fn() -> String,
-    /// What is seen without the key, and with it.
-    see: fn(&str) -> String,
-    without: &'static str,
-    with: &'static str,
-}
-
-fn none() -> String {
-    String::new()
-}
 
 fn creates() -> String {
     "nats.create_topics = true".to_owned()
@@ -124,16 +109,7 @@ const EFFECTS: &[Effect] = &[
 
 #[test]
 fn every_key_of_nats_changes_what_it_says() {
-    let documented: Vec<&str> = (include_str!("../../src/config/keys.md").lines().skip(2))
-        .map(|row| row.split('`').nth(1).expect("a row begins with its key"))
-        .filter(|key| key.starts_with("nats."))
-        .collect();
-    assert_eq!(EFFECTS.iter().map(|effect| effect.key).collect::<Vec<_>>(), documented);
-    for Effect { key, value, besides, see, without, with } in EFFECTS {
-        let (value, besides) = (value(), besides());
-        assert_eq!(see(&besides), *without, "without `{key}`");
-        assert_eq!(see(&format!("{besides}\n{key} = {value}")), *with, "with `{key} = {value}`");
-    }
+    prove("nats.", EFFECTS);
 }
 
 fn config(toml: &str, port: u16) -> Config {
@@ -144,10 +120,6 @@ fn config(toml: &str, port: u16) -> Config {
 
 fn bus(toml: &str, server: &Server) -> Bus {
     keylane::connect_with(config(toml, server.port)).wait().expect("the server takes anybody")
-}
-
-fn text(value: impl Debug) -> String {
-    format!("{value:?}")
 }
 
 /// Whether it gives a server up that says nothing.

@@ -1,6 +1,8 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub mod effects;
 pub mod order;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 pub mod servers;
