@@ -37,6 +37,43 @@ fn what_a_slow_handler_has_handled_is_settled_while_it_goes_on() {
     bus.close(Duration::from_secs(5)).wait();
 }
 
+/// Verdicts come in batches, and a batch ends when its worker's thread is free: what is over does not wait for that, or a
+/// crash while one handler blocks would repeat what all before it have done.
+#[test]
+fn what_is_handled_is_settled_while_the_next_handler_blocks() {
+    for (workers, records) in [(1, 20_u8), (2, 40)] {
+        let broker = MemoryBroker::builder().topic_with("t", 1).build();
+        let bus = broker.connect(Config::default()).unwrap();
+        let last = records - 1;
+        for n in 0..records {
+            bus.publish("t", Record::new(vec![n])).wait().unwrap();
+        }
+        let (go_on, blocked) = mpsc::channel::<()>();
+        let blocked = std::sync::Mutex::new(blocked);
+        let handler = move |event: &keylane::Event| {
+            if event.value()[0] == last {
+                let _ = blocked.lock().unwrap().recv();
+            }
+            Ok(())
+        };
+        let _subscription = bus.subscribe("t").group("g").workers(workers).handle(handler).unwrap();
+        let begin = Instant::now();
+        let position = || broker.watermarks("g", "t").unwrap().unwrap()[0];
+        while position() < last.into() {
+            assert!(
+                begin.elapsed() < Duration::from_secs(5),
+                "{workers} workers: settled up to {}",
+                position()
+            );
+            sleep(Duration::from_millis(1));
+        }
+        assert_eq!(position(), last.into(), "the record that is being handled is not settled");
+        drop(go_on);
+        bus.close(Duration::from_secs(5)).wait();
+        assert_eq!(broker.watermarks("g", "t").unwrap().unwrap(), [records.into()]);
+    }
+}
+
 /// The place of a record is free again before its verdict is known, so the next one never finds its lane full and waits
 /// for a tick of the intake.
 #[test]

@@ -694,7 +694,7 @@ impl<K> SubscriptionBuilder<K> {
             counters: Counters::default(),
             verdicts: Mutex::default(),
             intake: OnceLock::new(),
-            running: (0..lanes).map(|_| Mutex::default()).collect(),
+            doing: (0..lanes).map(|_| Mutex::default()).collect(),
             waiting_keys: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             in_flight: AtomicU64::new(0),
             failing: Mutex::new(HashMap::new()),

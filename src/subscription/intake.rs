@@ -7,7 +7,7 @@ use crate::broker::{
     BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
 };
 use crate::clock::after;
-use crate::delivery::ledger::{Delivered, Ledger};
+use crate::delivery::ledger::{Delivered, Ledger, Settled};
 use crate::delivery::partitions::{Partitions, Slot, Token};
 use crate::delivery::retry::is_used_up;
 use crate::envelope::{self, Limits};
@@ -227,6 +227,7 @@ struct Intake<I: Invoke> {
     drain: Option<Drain>,
     broker_retry_at: Option<Instant>,
     next_tick: Instant,
+    next_look: Instant,
     ticks_with_problems: u64,
 }
 
@@ -260,7 +261,7 @@ impl Drop for LastWord {
 /// What a drain with this limit reports, or what hangs where the intake handles itself and so can't report it. The
 /// drain goes on when the handler ends, if it ever does.
 pub(super) fn drained_or_hung(drained: Op<DrainReport>, shared: &Shared, limit: Duration) -> DrainReport {
-    let is_hung = || shared.running.iter().any(|running| running.lock().is_some());
+    let is_hung = || shared.doing.iter().any(|doing| doing.lock().running.is_some());
     let drained = drained
         .wait_timeout(limit.saturating_add(2 * GRACE))
         .or_else(|drained| if is_hung() { Err(drained) } else { drained.wait_timeout(WORKERS_END) });
@@ -310,6 +311,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         drain: None,
         broker_retry_at: None,
         next_tick: now + TICK,
+        next_look: now,
         ticks_with_problems: 0,
     };
     loop {
@@ -331,6 +333,7 @@ impl<I: Invoke> Intake<I> {
     fn turn(&mut self, now: Instant) -> bool {
         let mut is_busy = self.obey(now);
         is_busy |= self.take_verdicts(now);
+        is_busy |= self.settle_behind_handlers(now);
         is_busy |= self.give_back(now);
         is_busy |= self.fetch(now);
         is_busy |= self.hand_over(now);
@@ -467,11 +470,34 @@ impl<I: Invoke> Intake<I> {
         is_busy
     }
 
+    /// Settles what is over on threads that a handler blocks, and whose verdicts would come when it ends: a crash
+    /// meanwhile would repeat it. The rest of each verdict, its places among what is in flight, waits for the thread.
+    fn settle_behind_handlers(&mut self, now: Instant) -> bool {
+        if now < self.next_look || self.in_flight == 0 {
+            return false;
+        }
+        self.next_look = now + self.setup.bounds.commit_interval.unwrap_or(TICK);
+        let settled: Vec<_> =
+            self.setup.shared.doing.iter().flat_map(|doing| doing.lock().settled.clone()).collect();
+        let mut is_busy = false;
+        for (id, token, bytes) in settled {
+            if let Ok(Settled::First) = self.partitions.settle(token, bytes) {
+                self.setup.consumer.settled(id, token.offset);
+                is_busy = true;
+                if let Some(slot) = self.slot_of(id) {
+                    slot.is_dirty = true;
+                }
+            }
+        }
+        is_busy
+    }
+
     fn settle(&mut self, id: Partition, token: Token, bytes: usize) {
-        if self.partitions.settle(token, bytes).is_ok() {
-            self.setup.consumer.settled(id, token.offset);
-        } else {
-            tracing::debug!(?token, "a verdict of an assignment that is over changes nothing");
+        match self.partitions.settle(token, bytes) {
+            Ok(Settled::First) => self.setup.consumer.settled(id, token.offset),
+            // Settled while its worker's thread was blocked.
+            Ok(Settled::Again | Settled::Unknown) => {}
+            Err(_) => tracing::debug!(?token, "a verdict of an assignment that is over changes nothing"),
         }
     }
 
@@ -919,6 +945,7 @@ impl<I: Invoke> Intake<I> {
         }
         if self.in_flight > 0 || self.full_since.is_some() || self.broker_retry_at.is_some() {
             due.push(self.next_tick);
+            due.push(self.next_look.max(now + Duration::from_millis(1)));
         }
         due.into_iter().filter(|due| *due > now).min()
     }

@@ -101,6 +101,8 @@ pub(crate) struct Runner<I: Invoke> {
     shared: Arc<Shared>,
     worker: usize,
     verdicts: Vec<Verdict>,
+    /// How many of the verdicts stand where the intake finds them while a handler blocks this thread.
+    shown: usize,
     tally: Tally,
     /// The end of the last attempt, which is the start of the next: one reading of the clock per record.
     last_end: Instant,
@@ -116,6 +118,7 @@ impl<I: Invoke> Runner<I> {
             shared,
             worker,
             verdicts: Vec::new(),
+            shown: 0,
             tally: Tally::default(),
             last_end,
             turn: None,
@@ -133,7 +136,13 @@ impl<I: Invoke> Runner<I> {
         job.event.begin_attempt(deadline);
         job.started = Some(since);
         if I::IS_BLOCKING {
-            *self.shared.running[self.worker].lock() = Some(Running { event: job.event.clone(), since });
+            let mut doing = self.shared.doing[self.worker].lock();
+            doing.running = Some(Running { event: job.event.clone(), since });
+            // Whatever this handler does, what is settled already does not wait for it.
+            let settled =
+                self.verdicts[self.shown..].iter().filter(|verdict| matches!(verdict.end, End::Settled));
+            doing.settled.extend(settled.map(|verdict| (verdict.partition, verdict.token, verdict.bytes)));
+            self.shown = self.verdicts.len();
         }
         let span = tracing::debug_span!(
             "process",
@@ -159,7 +168,7 @@ impl<I: Invoke> Runner<I> {
     ) -> Outcome<Leased<I::Future>> {
         let now = self.shared.clock.now();
         if I::IS_BLOCKING {
-            *self.shared.running[self.worker].lock() = None;
+            self.shared.doing[self.worker].lock().running = None;
             self.last_end = now;
         }
         if let Some(started) = job.started.take() {
@@ -406,6 +415,9 @@ impl<I: Invoke> Handler for Runner<I> {
         self.shared.counters.add(&mut self.tally);
         if !self.verdicts.is_empty() {
             self.shared.verdicts.lock().append(&mut self.verdicts);
+            if std::mem::take(&mut self.shown) > 0 {
+                self.shared.doing[self.worker].lock().settled.clear();
+            }
             self.shared.wake_intake();
         }
     }

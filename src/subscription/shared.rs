@@ -76,6 +76,14 @@ pub(crate) struct Running {
     pub(crate) since: Instant,
 }
 
+/// What a worker's thread is doing, for those who can't ask it while a handler blocks it.
+#[derive(Debug, Default)]
+pub(crate) struct Doing {
+    pub(crate) running: Option<Running>,
+    /// Records that are settled and whose verdicts come when the thread is free: with their sizes.
+    pub(crate) settled: Vec<(Partition, Token, usize)>,
+}
+
 /// A state that lasts, and since when.
 #[derive(Debug, Clone)]
 pub(crate) struct Since<T> {
@@ -99,8 +107,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) verdicts: Mutex<Vec<Verdict>>,
     pub(crate) intake: OnceLock<Waker>,
-    /// By worker: what its blocking handler runs.
-    pub(crate) running: Vec<Mutex<Option<Running>>>,
+    /// By worker.
+    pub(crate) doing: Vec<Mutex<Doing>>,
     /// By worker: keys that wait.
     pub(crate) waiting_keys: Vec<AtomicU64>,
     pub(crate) in_flight: AtomicU64,
@@ -143,8 +151,8 @@ impl Shared {
         if let Some(Since { what, since }) = &*self.window_full.lock() {
             problems.push(Problem::WindowFull { place: what.clone(), age: age(*since) });
         }
-        for running in &self.running {
-            if let Some(Running { event, since }) = &*running.lock()
+        for doing in &self.doing {
+            if let Some(Running { event, since }) = &doing.lock().running
                 && age(*since) >= self.hung_after
             {
                 problems.push(Problem::Hung { place: event.place(), age: age(*since) });
@@ -168,8 +176,8 @@ impl Shared {
 
     /// The records whose blocking handlers run just now.
     pub(crate) fn still_running(&self) -> Vec<Place> {
-        let place = |running: &Mutex<Option<Running>>| Some(running.lock().as_ref()?.event.place());
-        self.running.iter().filter_map(place).collect()
+        let place = |doing: &Mutex<Doing>| Some(doing.lock().running.as_ref()?.event.place());
+        self.doing.iter().filter_map(place).collect()
     }
 
     /// The key of a record that is in the way, if some worker runs it or it has failed.
@@ -178,7 +186,9 @@ impl Shared {
             |place: &Place| place.topic == topic && place.partition == partition && place.offset == offset;
         let failing = self.failing.lock().values().map(|failing| failing.place.clone()).find(is_it);
         let running = || {
-            self.running.iter().find_map(|running| Some(running.lock().as_ref()?.event.place()).filter(is_it))
+            self.doing
+                .iter()
+                .find_map(|doing| Some(doing.lock().running.as_ref()?.event.place()).filter(is_it))
         };
         failing.or_else(running).unwrap_or_else(|| Place {
             topic: topic.to_owned(),
