@@ -21,6 +21,12 @@ pub(crate) fn shown(value: &[u8]) -> String {
     }
 }
 
+/// A path as an error shows it: whole, for the end of one says the most.
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub(crate) fn shown_path(path: &str) -> String {
+    format!("\"{}\"", path.escape_debug())
+}
+
 /// Where a configuration value came from.
 ///
 /// ```

@@ -3,7 +3,7 @@
 use super::properties::{self, Properties};
 use super::trouble::Kind;
 use crate::config::Config;
-use crate::error::{ConfigError, Origin, shown};
+use crate::error::{ConfigError, Origin, shown_path};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,7 +20,7 @@ pub(super) fn check_properties(config: &Config) -> Result<(), ConfigError> {
     {
         return Err(ConfigError::Value {
             key: "kafka.tls_ca",
-            value: format!("`{}`", shown(authorities.as_bytes())),
+            value: shown_path(authorities),
             origin: Origin::Code,
             problem: format!("can't be read ({error})"),
             expected: "the path of a PEM file, or nothing".to_owned(),

@@ -1,7 +1,7 @@
 //! How the client connects: addresses, who it is, TLS.
 
 use crate::config::{BusUrl, Credentials, NatsConfig};
-use crate::error::{ConfigError, ConnectError, Origin, shown};
+use crate::error::{ConfigError, ConnectError, Origin, shown_path};
 use async_nats::{ConnectOptions, ServerAddr};
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn read(key: &'static str, path: &str) -> Result<String, ConnectError> {
 }
 
 fn unusable(key: &'static str, path: &str, problem: String, expected: &str) -> ConnectError {
-    let value = format!("\"{}\"", shown(path.as_bytes()));
+    let value = shown_path(path);
     let expected = expected.to_owned();
     ConfigError::Value { key, value, origin: Origin::Code, problem, expected }.into()
 }
