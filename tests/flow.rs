@@ -59,7 +59,7 @@ fn what_is_handled_is_settled_while_the_next_handler_blocks() {
         let _subscription = bus.subscribe("t").group("g").workers(workers).handle(handler).unwrap();
         let begin = Instant::now();
         let position = || broker.watermarks("g", "t").unwrap().unwrap()[0];
-        while position() < last.into() {
+        while position() < u64::from(last) {
             assert!(
                 begin.elapsed() < Duration::from_secs(5),
                 "{workers} workers: settled up to {}",
@@ -67,10 +67,10 @@ fn what_is_handled_is_settled_while_the_next_handler_blocks() {
             );
             sleep(Duration::from_millis(1));
         }
-        assert_eq!(position(), last.into(), "the record that is being handled is not settled");
+        assert_eq!(position(), u64::from(last), "the record that is being handled is not settled");
         drop(go_on);
         bus.close(Duration::from_secs(5)).wait();
-        assert_eq!(broker.watermarks("g", "t").unwrap().unwrap(), [records.into()]);
+        assert_eq!(broker.watermarks("g", "t").unwrap().unwrap(), [u64::from(records)]);
     }
 }
 
