@@ -943,9 +943,11 @@ impl<I: Invoke> Intake<I> {
                 due.push(until);
             }
         }
+        if self.in_flight > 0 {
+            due.push(self.next_look.max(now + Duration::from_millis(1)));
+        }
         if self.in_flight > 0 || self.full_since.is_some() || self.broker_retry_at.is_some() {
             due.push(self.next_tick);
-            due.push(self.next_look.max(now + Duration::from_millis(1)));
         }
         due.into_iter().filter(|due| *due > now).min()
     }
