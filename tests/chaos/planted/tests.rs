@@ -119,8 +119,9 @@ fn a_drain_that_is_skipped_is_found() {
     wait_for(&second, 20);
     first.kill(&trial.folder.faults);
     let verdict = trial.judge(second);
-    assert!(verdict.forbidden_overlaps > 0, "{verdict:#?}");
-    assert!(verdict.unexplained > 0, "{verdict:#?}");
+    assert!(verdict.forbidden_overlaps > 0 && !verdict.is_sound(), "{verdict:#?}");
+    // How many of them the kill that follows would explain is a matter of moments.
+    assert!(verdict.duplicates > 0, "{verdict:#?}");
     assert_eq!(verdict.lost, 0, "{verdict:#?}");
 }
 
