@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// Connects to the bus at this URL, with the default configuration.
 ///
-/// `memory:` is a new bus in this process; what `kafka://` and `nats://` need is said by the error until their
-/// features are there. For more than the URL use [`connect_with`].
+/// `memory:` is a new bus in this process; `kafka://` and `nats://` need the Cargo features of these names, and are over
+/// when a broker has answered. For more than the URL use [`connect_with`].
 ///
 /// # Errors
 /// The returned operation fails when the URL is not valid or its backend is not compiled in.

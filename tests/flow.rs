@@ -96,3 +96,20 @@ fn a_window_of_one_record_goes_on_without_a_pause() {
         }
     }
 }
+
+#[test]
+fn an_interval_that_never_ends_commits_at_the_drain_alone() {
+    let broker = MemoryBroker::builder().topic_with("t", 1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    let subscription =
+        bus.subscribe("t").group("g").commit_interval(Duration::MAX).handle(|_| Ok(())).unwrap();
+    bus.publish("t", Record::new("x")).wait().unwrap();
+    let begin = Instant::now();
+    while subscription.stats().succeeded == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", subscription.health());
+        sleep(Duration::from_millis(1));
+    }
+    assert_eq!(broker.watermarks("g", "t").unwrap().unwrap(), [0]);
+    subscription.drain(Duration::from_secs(5)).wait();
+    assert_eq!(broker.watermarks("g", "t").unwrap().unwrap(), [1]);
+}

@@ -96,7 +96,6 @@ pub(crate) fn stream(name: &str) -> Result<(), NameError> {
 ///
 /// # Errors
 /// [`NameError`] with the first byte that is wrong.
-#[allow(dead_code, reason = "publishing, which is not written yet, asks it")]
 pub(crate) fn header_name(name: &str) -> Result<(), NameError> {
     const RULE: Rule = Rule {
         kind: "header name",
@@ -111,7 +110,6 @@ pub(crate) fn header_name(name: &str) -> Result<(), NameError> {
 ///
 /// # Errors
 /// [`NameError`] with the first byte that is wrong.
-#[allow(dead_code, reason = "publishing, which is not written yet, asks it")]
 pub(crate) fn header_value(value: &[u8]) -> Result<(), NameError> {
     const RULE: Rule = Rule {
         kind: "header value",
@@ -126,7 +124,6 @@ pub(crate) fn header_value(value: &[u8]) -> Result<(), NameError> {
 ///
 /// # Errors
 /// [`NameError`] if it is empty or too long.
-#[allow(dead_code, reason = "publishing, which is not written yet, asks it")]
 pub(crate) fn key(key: &[u8]) -> Result<(), NameError> {
     const RULE: Rule = Rule {
         kind: "key",

@@ -476,7 +476,7 @@ impl<I: Invoke> Intake<I> {
         if now < self.next_look || self.in_flight == 0 {
             return false;
         }
-        self.next_look = now + self.setup.bounds.commit_interval.unwrap_or(TICK);
+        self.next_look = now + self.setup.bounds.commit_interval.unwrap_or(TICK).min(TICK);
         let settled: Vec<_> =
             self.setup.shared.doing.iter().flat_map(|doing| doing.lock().settled.clone()).collect();
         let mut is_busy = false;
