@@ -54,7 +54,8 @@ pub fn held(backend: &dyn Backend) -> Checked {
             _ => false,
         })
     })?;
-    ensure!(subscription.stats().waiting_keys == 1, "the gauge says that no key waits");
+    // The worker sets the gauge after it has said that the key is held.
+    eventually("the gauge says that one key waits", || subscription.stats().waiting_keys == 1)?;
     let (offset, partition) = (format!("offset {first} "), format!("`{topic}`/0"));
     is_logged_again(&["progress is held up", &offset, &partition, &key, "planted trouble"])?;
     let held = subscription.held().remove(0);
