@@ -202,6 +202,6 @@ fn who_waits_for_an_outcome_is_woken_by_it_and_by_the_close() {
         (first, outcomes.recv().wait().is_none())
     });
     bus.send("t", Record::new("x")).wait().unwrap();
-    bus.close(Duration::from_secs(5)).wait();
+    bus.close(Duration::from_secs(60)).wait();
     assert_eq!(reader.join().unwrap(), (Some(true), true));
 }
