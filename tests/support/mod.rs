@@ -1,6 +1,7 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod draw;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 pub mod effects;
 pub mod order;
