@@ -16,7 +16,7 @@ use crate::event::Aggregate;
 use crate::observe::health::{Place, Status};
 use crate::observe::metrics::Tally;
 use crate::op::{Op, Promise};
-use crate::park::Parker;
+use crate::park::{Backoff, Parker};
 use crate::pool::{Key, Pool, RoundRobin, Turn, Worker, drop_foreign, panic_message};
 use crate::route::{RecordView, Route, Routing, Source, looks_like_envelope};
 use crate::sync::{Arc, Mutex, Ordering};
@@ -319,6 +319,10 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         }
         if !is_busy {
             let until = intake.next_due(now);
+            let mut backoff = Backoff::default();
+            while !parker.is_woken() && !backoff.is_over() {
+                backoff.snooze();
+            }
             parker.park_until(if clock.is_manual() { None } else { until });
         }
     }
