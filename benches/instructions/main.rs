@@ -81,7 +81,7 @@ fn compare() -> Result<(), String> {
         match recorded.judge(before, counted) {
             Verdict::AsRecorded => {}
             Verdict::Slower => {
-                faults.push(format!("{said}: slower. `callgrind_annotate {}` says where", out_file(name)))
+                faults.push(format!("{said}: slower. `callgrind_annotate {}` says where", out_file(name)));
             }
             // A figure that is too high would let the next one that is slower pass. Only where the compiler may be the
             // reason it stays as it is.

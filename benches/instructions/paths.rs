@@ -203,9 +203,10 @@ fn bus(rounds: u64) {
             move |event: &keylane::Event| {
                 black_box(event.value());
                 handled += 1;
-                Ok(if handled == RECORDS {
-                    done.send(())?
-                })
+                if handled == RECORDS {
+                    done.send(())?;
+                }
+                Ok(())
             }
         };
         let orders = bus.subscribe_envelopes("orders").group("g").workers(0).handle_owned(count);
