@@ -675,19 +675,19 @@ impl<I: Invoke> Intake<I> {
         let takes_envelopes = self.setup.shared.takes_envelopes;
         let parsed = if bytes > limit {
             Err(format!("the record has {bytes} bytes; at most {limit} are accepted"))
-        } else if takes_envelopes || looks_like_envelope(&record.value) {
+        } else if takes_envelopes || looks_like_envelope(record.value()) {
             let limits = Limits { max_bytes: limit, ..Limits::default() };
-            envelope::parse_spans(&record.value, &limits)
+            envelope::parse_spans(record.value(), &limits)
                 .map_err(|error| format!("no valid Envelope: {error}"))
         } else {
             Err(String::new())
         };
         let view = RecordView {
             envelope_aggregate_id: parsed.as_ref().ok().map(|(parsed, text)| parsed.aggregate_id_in(text)),
-            key: record.key.as_deref(),
-            headers: &record.headers,
+            key: record.key(),
+            headers: record.headers(),
             subject: fetched.subject.as_deref().and_then(|subject| std::str::from_utf8(subject).ok()),
-            value: &record.value,
+            value: record.value(),
         };
         // A route may be foreign code. Its panic is the record's failure: without its aggregate it must not run.
         let found = catch_unwind(AssertUnwindSafe(|| self.setup.route.find(view))).map_err(panic_message);
