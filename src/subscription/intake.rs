@@ -342,9 +342,10 @@ impl<I: Invoke> Intake<I> {
         self.commit_if_due(now);
         self.leave(now);
         self.tick(now);
+        // Before it is counted: who reads that it was consumed finds it in flight, or its end counted.
+        // ORDERING: Release pairs with the Acquire of `stats`; see there.
+        self.setup.shared.in_flight.store(self.in_flight as u64, Ordering::Release);
         self.setup.shared.counters.add(&mut self.tally);
-        // ORDERING: Relaxed; a gauge.
-        self.setup.shared.in_flight.store(self.in_flight as u64, Ordering::Relaxed);
         is_busy
     }
 
