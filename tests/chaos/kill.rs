@@ -11,6 +11,8 @@ use crate::target::{Kind, Target};
 use crate::work::Work;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,8 +20,38 @@ const RECORDS: u64 = 20_000;
 const LIMIT: Duration = Duration::from_secs(120);
 /// How often a bus commits where nothing else is said.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
-/// From the turn that commits to the broker's log, on a machine that is busy.
+/// From the turn that commits to the broker's log, where threads run when they are woken.
 const COMMIT_TAKES: Duration = Duration::from_millis(100);
+/// How many threads pass a commit on, on its way there and to its turn.
+const HOPS: u32 = 5;
+
+/// How late a thread of this machine wakes at worst, for as long as it is watched.
+struct Lateness {
+    is_over: Arc<AtomicBool>,
+    watch: thread::JoinHandle<Duration>,
+}
+
+impl Lateness {
+    fn watch() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = is_over.clone();
+        let watch = thread::spawn(move || {
+            let (sleeps, mut worst) = (Duration::from_millis(1), Duration::ZERO);
+            while !ends.load(Ordering::Relaxed) {
+                let since = Instant::now();
+                thread::sleep(sleeps);
+                worst = worst.max(since.elapsed() - sleeps);
+            }
+            worst
+        });
+        Self { is_over, watch }
+    }
+
+    fn worst(self) -> Duration {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.watch.join().expect("it does not panic")
+    }
+}
 
 /// What is handled again is no more than what was running, and what one commit interval completes.
 pub fn one_kill(kind: Kind) {
@@ -39,7 +71,6 @@ pub fn one_kill(kind: Kind) {
     assert!(publisher.gone_within(LIMIT, &folder.faults).is_some(), "the records were not published");
 
     let mut plan = Plan::new(kind, 0, LIMIT);
-    plan.limits.uncommitted = nanos(COMMIT_INTERVAL + COMMIT_TAKES);
     // Nobody is silent here but who is dead: a machine that is busy takes no living one for that, and gives nothing up
     // that was delivered too often.
     plan.config = plan.config.replace("'2s'", "'10s'");
@@ -56,10 +87,13 @@ pub fn one_kill(kind: Kind) {
         };
         Member::start(folder.path(), number, Role::Consumer(consumer))
     };
+    let lateness = Lateness::watch();
     let first = consumer(2);
     let log = first.log.clone();
     wait(|| done(&log).len() as u64 >= RECORDS / 2, "half of the records are handled");
     first.kill(&folder.faults);
+    let late = lateness.worst();
+    plan.limits.uncommitted = nanos(COMMIT_INTERVAL + COMMIT_TAKES + HOPS * late);
     let before = done(&log);
     let killed = Instant::now();
     let mut second = consumer(3);
@@ -82,11 +116,11 @@ pub fn one_kill(kind: Kind) {
     let is_late = |told: &&Told| {
         told.member == 2 && matches!(told.line.entry, Entry::Done(_)) && interval.contains(&told.line.time)
     };
-    let late = history.0.iter().filter(is_late).count();
+    let completed = history.0.iter().filter(is_late).count();
     println!(
         "{}: after one SIGKILL in the middle of {RECORDS} records, {} were handled again; {running} were running, \
-         {late} had completed in the commit interval before, and {} in that and the way of a commit; taken over \
-         after {taken_over:.1?}",
+         {completed} had completed in the commit interval before, and {} in that and the way of a commit; threads \
+         woke up to {late:.0?} late; taken over after {taken_over:.1?}",
         kind.name(),
         verdict.duplicates,
         verdict.bound - running,
