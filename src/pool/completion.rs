@@ -123,14 +123,14 @@ impl<T, R> Ask<T, R> {
     pub(crate) fn finish(self, answer: Result<R, JobError>) {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is this side and is not used after the call.
-        unsafe { finish(this.cell, answer) }
+        wake_waiting(unsafe { finish(this.cell, answer) });
     }
 
     /// The same without a wake: who waits is to be woken by the caller, with [`wake_foreign`] and no lock held.
     pub(crate) fn finish_quietly(self, answer: Result<R, JobError>) -> Option<Waker> {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is this side and is not used after the call.
-        unsafe { set_answer(this.cell, answer) }
+        unsafe { finish(this.cell, answer) }
     }
 }
 
@@ -141,15 +141,12 @@ impl<T, R> Drop for Ask<T, R> {
             drop(self.start());
         }
         // SAFETY: this side ends here.
-        unsafe { finish(self.cell, Err(JobError::Abandoned)) }
+        wake_waiting(unsafe { finish(self.cell, Err(JobError::Abandoned)) });
     }
 }
 
-/// # Safety
-/// The caller is the worker's side of the cell and does not use it afterwards.
-unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) {
-    // SAFETY: what the caller promises is what is asked here.
-    if let Some(waker) = unsafe { set_answer(at, answer) } {
+fn wake_waiting(waker: Option<Waker>) {
+    if let Some(waker) = waker {
         wake_foreign(waker);
     }
 }
@@ -158,7 +155,7 @@ unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) {
 ///
 /// # Safety
 /// The caller is the worker's side of the cell and does not use it afterwards.
-unsafe fn set_answer<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) -> Option<Waker> {
+unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) -> Option<Waker> {
     // SAFETY: the worker's side is not through yet, so the cell lives.
     let cell = unsafe { at.as_ref() };
     // SAFETY: until DONE is set the answer is the worker's to write.
