@@ -7,6 +7,7 @@ mod nats;
 mod plan;
 mod record;
 mod ruststream;
+mod timers;
 mod work;
 
 use clap::{Args, Parser, Subcommand};

@@ -30,6 +30,8 @@ pub(crate) fn records(contest: &str, variant: &str, shape: &str, handler_us: u64
         // One after the other, 1 s to 5 s.
         (_, _, 1..5_000) if is_serial => 2_000,
         (_, _, 5_000..) if is_serial => 300,
+        // 10 s and more.
+        ("kafka", _, 0) if variant == "parallel_consumer" => 200_000,
         ("kafka", _, 0) => 1_000_000,
         ("nats", "publish", _) => 100_000,
         ("nats", _, 0) => 200_000,

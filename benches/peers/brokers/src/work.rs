@@ -96,13 +96,6 @@ impl Work {
         self.end(mark)
     }
 
-    /// A handler that waits by a timer of smol's, which needs no runtime.
-    pub(crate) async fn by_smol(&self, mark: Mark) -> Result<(), Planted> {
-        let _running = self.enter();
-        smol::Timer::after(self.takes).await;
-        self.end(mark)
-    }
-
     /// A handler that waits by a timer of tokio's.
     pub(crate) async fn by_tokio(&self, mark: Mark) -> Result<(), Planted> {
         if self.takes.is_zero() {

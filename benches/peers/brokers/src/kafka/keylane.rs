@@ -3,6 +3,7 @@
 use super::{BACKOFF, Place};
 use crate::Outcome;
 use crate::record::Mark;
+use crate::timers::Timers;
 use crate::work::{Planted, Work};
 use keylane::{Config, HandlerError, Retry};
 use measure::version_of;
@@ -39,13 +40,11 @@ fn consume(place: &Place, work: Work) -> Result<Outcome, Box<dyn std::error::Err
         .retry(Retry::exponential(BACKOFF));
     let work = Arc::new(work);
     let shared = work.clone();
+    let timers = Timers::start()?;
     let subscription = if is_waiting {
-        builder.handle_async(move |event| {
+        builder.enter(timers.enter()).handle_async(move |event| {
             let work = shared.clone();
-            async move {
-                let mark = mark(&event);
-                Ok(work.by_smol(mark).await?)
-            }
+            async move { Ok(work.by_tokio(mark(&event)).await?) }
         })
     } else {
         builder.handle(move |event| Ok(shared.at_once(mark(event))?))
@@ -54,7 +53,7 @@ fn consume(place: &Place, work: Work) -> Result<Outcome, Box<dyn std::error::Err
     let measured = work.measured(in_vain)?;
     drop(subscription);
     bus.close(Duration::from_secs(10)).wait();
-    let handler = if is_waiting { "async handlers with smol's timers" } else { "handlers that wait for nothing" };
+    let handler = if is_waiting { "async handlers with tokio's timers" } else { "handlers that wait for nothing" };
     Ok(Outcome {
         measured,
         workers: WORKERS,

@@ -5,6 +5,7 @@ use super::streams::{Stream, runtime};
 use crate::Outcome;
 use crate::record::Mark;
 use crate::ruststream::{Body, RUNTIME_THREADS, serve};
+use crate::timers::Timers;
 use crate::work::{STALLED, Work};
 use async_nats::jetstream::{self, consumer};
 use futures_util::StreamExt as _;
@@ -22,7 +23,8 @@ const WORKERS: usize = 2;
 const ACK_PENDING: i64 = 4_096 + 1_024;
 /// The same where handlers wait.
 const IN_FLIGHT_WAITING: usize = 16_384;
-const LANES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+/// As over Kafka.
+const LANES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 pub(super) fn run(url: &str, variant: &str, stream: &Stream, work: Work) -> Result<Outcome, String> {
     let group = crate::unique(variant);
@@ -72,16 +74,14 @@ fn keylane(url: &str, stream: &Stream, group: &str, work: Work) -> Result<Outcom
     let bus = Stream::bus(url, super::IN_FLIGHT)?;
     let work = Arc::new(work);
     let shared = work.clone();
-    let mut builder = bus.subscribe(&stream.name).group(group).workers(WORKERS);
+    let builder = bus.subscribe(&stream.name).group(group).workers(WORKERS);
+    let timers = Timers::start()?;
     let is_waiting = !work.takes().is_zero();
-    if is_waiting {
-        builder = builder.in_flight_records(IN_FLIGHT_WAITING);
-    }
     let subscription = if is_waiting {
-        builder.handle_async(move |event| {
+        builder.in_flight_records(IN_FLIGHT_WAITING).enter(timers.enter()).handle_async(move |event| {
             let work = shared.clone();
             async move {
-                work.by_smol(Mark::read(event.value())).await.expect("nothing fails here");
+                work.by_tokio(Mark::read(event.value())).await.expect("nothing fails here");
                 Ok(())
             }
         })
@@ -96,7 +96,7 @@ fn keylane(url: &str, stream: &Stream, group: &str, work: Work) -> Result<Outcom
     let measured = work.measured(in_vain)?;
     bus.close(Duration::from_secs(10)).wait();
     let handler = if is_waiting {
-        format!("async handlers with smol's timers, in_flight_records {IN_FLIGHT_WAITING}")
+        format!("async handlers with tokio's timers, in_flight_records {IN_FLIGHT_WAITING}")
     } else {
         "handlers that wait for nothing".to_owned()
     };
