@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 /// The first of the programs that are needed that is not here.
 pub(crate) fn missing() -> Option<&'static str> {
     ["java", "mvn"].into_iter().find(|program| {
-        let asked = Command::new(program).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let asked =
+            Command::new(program).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         !asked.is_ok_and(|status| status.success())
     })
 }

@@ -34,7 +34,11 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Prints the arguments of each run, one run a line; add `--url`.
-    List,
+    List {
+        /// Fewer records, and fewer runs.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Loads the topic or stream of a run, where it is not there yet, and builds what the run needs.
     Prepare {
         #[command(subcommand)]
@@ -70,8 +74,8 @@ struct Run {
 /// The program, whatever allocator it has.
 pub fn main() -> ExitCode {
     let done = match Options::parse().command {
-        Command::List => {
-            plan::all().iter().for_each(|plan| println!("{plan}"));
+        Command::List { quick } => {
+            plan::all(quick).iter().for_each(|plan| println!("{plan}"));
             Ok(())
         }
         Command::Prepare { contest: Contest::Kafka(run) } => {

@@ -9,11 +9,14 @@ pub(crate) struct Plan {
     variant: &'static str,
     shape: &'static str,
     handler_us: u64,
+    /// None for those of [`records`].
+    records: Option<u64>,
 }
 
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} {} {}", self.contest, self.variant, self.shape, self.handler_us)
+        write!(f, "{} {} {} {}", self.contest, self.variant, self.shape, self.handler_us)?;
+        self.records.map_or(Ok(()), |records| write!(f, " --n {records}"))
     }
 }
 
@@ -46,10 +49,11 @@ pub(crate) fn records(contest: &str, variant: &str, shape: &str, handler_us: u64
     }
 }
 
-/// All of them, over one broker or both.
-pub(crate) fn all() -> Vec<Plan> {
+/// All of them; those that are quick have a quarter of the records, no handlers of 10 ms and no keys by Zipf.
+pub(crate) fn all(is_quick: bool) -> Vec<Plan> {
     let mut plans = Vec::new();
-    let mut variants = vec!["raw", "raw_lanes", "ruststream", "ruststream_by_key", "ruststream_best", "keylane"];
+    let mut variants =
+        vec!["raw", "raw_lanes", "ruststream", "ruststream_by_key", "ruststream_best", "keylane"];
     match java::missing() {
         None => variants.extend(["plain_consumer", "parallel_consumer"]),
         Some(missing) => {
@@ -59,17 +63,23 @@ pub(crate) fn all() -> Vec<Plan> {
     for shape in ["consume", "consume_zipf", "failing", "failing_zipf"] {
         for handler_us in HANDLERS_US {
             for variant in variants.iter().copied() {
-                let plan = Plan { contest: "kafka", variant, shape, handler_us };
+                let plan = Plan { contest: "kafka", variant, shape, handler_us, records: None };
                 plans.extend(is_telling(&plan).then_some(plan));
             }
         }
     }
     for variant in ["raw", "ruststream", "keylane"] {
-        plans.push(Plan { contest: "nats", variant, shape: "publish", handler_us: 0 });
+        plans.push(Plan { contest: "nats", variant, shape: "publish", handler_us: 0, records: None });
     }
     for handler_us in HANDLERS_US {
         for variant in ["raw", "ruststream", "ruststream_best", "keylane"] {
-            plans.push(Plan { contest: "nats", variant, shape: "pull", handler_us });
+            plans.push(Plan { contest: "nats", variant, shape: "pull", handler_us, records: None });
+        }
+    }
+    if is_quick {
+        plans.retain(|plan| plan.handler_us <= 1_000 && !plan.shape.ends_with("_zipf"));
+        for plan in &mut plans {
+            plan.records = Some(records(plan.contest, plan.variant, plan.shape, plan.handler_us) / 4);
         }
     }
     plans

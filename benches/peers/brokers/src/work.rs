@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn a_retry_that_later_records_of_its_key_overtake_breaks_order() {
         let work = Work::new(1_000, Duration::ZERO, true);
-        let late: Vec<Mark> = Keys::Uniform.marks(1_000).filter(|mark| work.at_once(*mark).is_err()).collect();
+        let late: Vec<Mark> =
+            Keys::Uniform.marks(1_000).filter(|mark| work.at_once(*mark).is_err()).collect();
         for mark in late.iter().chain(&late) {
             let _ = work.at_once(*mark);
         }

@@ -53,13 +53,14 @@ fn consume(place: &Place, work: Work) -> Result<Outcome, Box<dyn std::error::Err
     let measured = work.measured(in_vain)?;
     drop(subscription);
     bus.close(Duration::from_secs(10)).wait();
-    let handler = if is_waiting { "async handlers with tokio's timers" } else { "handlers that wait for nothing" };
+    let handler =
+        if is_waiting { "async handlers with tokio's timers" } else { "handlers that wait for nothing" };
     Ok(Outcome {
         measured,
         workers: WORKERS,
         settings: format!(
-            "subscribe_envelopes, {handler}, in_flight_records {in_flight}, else defaults: tracked commits, each second at \
-             most; a failed record is tried again after {BACKOFF:?}, exponential, full jitter, its key waiting"
+            "subscribe_envelopes, {handler}, in_flight_records {in_flight}, else defaults: tracked commits, each \
+             second at most; a failed record is tried again after {BACKOFF:?}, exponential, full jitter, its key waiting"
         ),
         version: version_of("keylane"),
     })

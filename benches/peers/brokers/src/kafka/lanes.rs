@@ -72,9 +72,10 @@ pub(super) fn run(place: &Place, work: Work) -> Result<Outcome, String> {
         measured,
         workers: THREADS,
         settings: format!(
-            "StreamConsumer on tokio with {THREADS} threads, {LANES} tasks by hash of the key, {IN_FLIGHT} records in flight, \
-             {FETCHING:?}; Envelope::parse and headers as keylane reads them, on the delivering task; a ledger in a \
-             mutex, commits each second; a failed record is tried again in its lane after {:?}; no rebalance is handled",
+            "StreamConsumer on tokio with {THREADS} threads, {LANES} tasks by hash of the key, {IN_FLIGHT} records in \
+             flight, {FETCHING:?}; Envelope::parse and headers as keylane reads them, on the delivering task; a ledger \
+             in a mutex, commits each second; a failed record is tried again in its lane after {:?}; no rebalance is \
+             handled",
             BACKOFF.start
         ),
         version: version_of("rdkafka"),

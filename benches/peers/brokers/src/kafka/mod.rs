@@ -66,7 +66,9 @@ pub(crate) fn run(
     records: Option<u64>,
 ) -> Result<(), String> {
     let (keys, is_failing) = shape_of(shape).ok_or_else(|| {
-        format!("there is no shape `{shape}` over Kafka; there are: consume consume_zipf failing failing_zipf")
+        format!(
+            "there is no shape `{shape}` over Kafka; there are: consume consume_zipf failing failing_zipf"
+        )
     })?;
     let records = records.unwrap_or_else(|| plan::records("kafka", variant, shape, handler_us));
     let topic = Topic { keys, records };

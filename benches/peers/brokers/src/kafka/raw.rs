@@ -73,7 +73,8 @@ fn consume(place: &Place, work: &Work) -> Result<Duration, KafkaError> {
 /// Reads a record as deeply as keylane does: the Envelope is checked, headers are looked at.
 #[inline]
 pub(super) fn decode(message: &BorrowedMessage<'_>) -> Mark {
-    let envelope = Envelope::parse(message.payload().unwrap_or_default()).expect("the load is valid Envelopes");
+    let envelope =
+        Envelope::parse(message.payload().unwrap_or_default()).expect("the load is valid Envelopes");
     let mark = Mark::read(envelope.payload().as_bytes());
     if let Some(headers) = message.headers() {
         black_box(headers.iter().map(|header| header.key.len()).sum::<usize>());

@@ -30,8 +30,10 @@ const BUSY_LANES: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 pub(super) fn run(place: &Place, work: Work, tuning: Tuning) -> Result<Outcome, String> {
     let is_waiting = !work.takes().is_zero();
     let work = Arc::new(work);
-    let mut topic =
-        KafkaTopic::new(&place.topic).group(&place.group).start(StartOffset::Earliest).lane_key(LaneKey::RecordKey);
+    let mut topic = KafkaTopic::new(&place.topic)
+        .group(&place.group)
+        .start(StartOffset::Earliest)
+        .lane_key(LaneKey::RecordKey);
     if tuning != Tuning::Default {
         topic = topic.commit(Commit::Tracked);
         for (name, value) in FETCHING {
@@ -66,8 +68,8 @@ pub(super) fn run(place: &Place, work: Work, tuning: Tuning) -> Result<Outcome, 
         measured,
         workers: lanes.map_or(1, NonZeroUsize::get),
         settings: format!(
-            "{commits}{fetching}; {workers}; tokio with {RUNTIME_THREADS} threads; the handler takes bytes and reads them by \
-             Envelope::parse, and headers, as keylane does; a failed record is answered with HandlerOutcome::retry()"
+            "{commits}{fetching}; {workers}; tokio with {RUNTIME_THREADS} threads; the handler takes bytes and reads \
+             them by Envelope::parse, and headers, as keylane does; a failed record is answered with HandlerOutcome::retry()"
         ),
         version: format!("{}, {}", version_of("ruststream"), version_of("ruststream-rdkafka")),
     })

@@ -1,32 +1,25 @@
 //! Publishes with acknowledgement. What was stored is read back and checked when the clock has stopped.
 
-use super::streams::{Message, PARTITION_KEY, Stream, runtime};
-use super::{IN_FLIGHT, server};
+use super::streams::{Message, Stream, TIME, id, runtime};
+use super::IN_FLIGHT;
 use crate::Outcome;
-use async_nats::jetstream::context::ContextBuilder;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use keylane::Record;
 use measure::{Cost, Measured, Meter, version_of};
 use ruststream::{Broker as _, HeaderMap, OutgoingMessage};
 use ruststream_nats::{JetStreamOptions, JetStreamPublish, NatsBroker};
-use std::future::IntoFuture as _;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// What tells a second copy from a new record, as long as keylane's.
-fn id(n: usize) -> String {
-    format!("019ab9c1f2a37c1e8a4e0f1d2c3b4a59-{n}")
-}
 
 pub(super) fn run(url: &str, variant: &str, records: u64) -> Result<Outcome, String> {
     let runtime = runtime()?;
     let stream = Stream::fresh(records);
     runtime.block_on(stream.create(url)).map_err(|error| error.to_string())?;
     let published = match variant {
-        "raw" => runtime.block_on(raw(url, &stream)),
+        "raw" => runtime.block_on(stream.fill(url, false)),
         "ruststream" => runtime.block_on(ruststream(url, &stream)),
         "keylane" => keylane(url, &stream),
         _ => Err(format!("`{variant}` does not publish; those that do: raw ruststream keylane").into()),
@@ -50,40 +43,20 @@ fn outcome(
             "JetStreamPublisher::publish_ack on one thread; on another version of async-nats",
             format!("{}, {}", version_of("ruststream"), version_of("ruststream-nats")),
         ),
-        _ => ("Bus::publish from a thread without a runtime; the client is on a thread of keylane's", version_of("keylane")),
+        _ => (
+            "Bus::publish from a thread without a runtime; the client is on a thread of keylane's",
+            version_of("keylane"),
+        ),
     };
     Ok(Outcome {
         measured: Measured { cost, tally, ..Measured::default() },
         workers: 1,
         settings: format!(
-            "{how}; each publish acknowledged, {IN_FLIGHT} in flight, 100 bytes, an id against duplicates and two more \
-             headers; order is that of the stream, read back"
+            "{how}; each publish acknowledged, {IN_FLIGHT} in flight, 100 bytes, an id against duplicates and a time \
+             as headers; order is that of the stream, read back"
         ),
         version,
     })
-}
-
-async fn raw(url: &str, stream: &Stream) -> Result<Cost, Error> {
-    let client = async_nats::connect(server(url)).await?;
-    let jetstream = ContextBuilder::new().max_ack_inflight(IN_FLIGHT).build(client);
-    let mut in_flight = FuturesUnordered::new();
-    let meter = Meter::start();
-    for (n, Message { key, value }) in stream.messages().enumerate() {
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Nats-Msg-Id", id(n));
-        headers.insert("Nats-Keylane-Time", "1764075600000");
-        headers.insert(PARTITION_KEY, key.as_str());
-        let subject = format!("{}.{key}", stream.name);
-        let stored = jetstream.publish_with_headers(subject, headers, value.into()).await?;
-        in_flight.push(stored.into_future());
-        if in_flight.len() >= IN_FLIGHT {
-            in_flight.next().await.transpose()?;
-        }
-    }
-    while let Some(stored) = in_flight.next().await {
-        stored?;
-    }
-    Ok(meter.stop())
 }
 
 async fn ruststream(url: &str, stream: &Stream) -> Result<Cost, Error> {
@@ -96,8 +69,7 @@ async fn ruststream(url: &str, stream: &Stream) -> Result<Cost, Error> {
         let publisher = &publisher;
         in_flight.push(async move {
             let mut headers = HeaderMap::new();
-            headers.insert("Nats-Keylane-Time", "1764075600000");
-            headers.insert(PARTITION_KEY, key);
+            headers.insert(TIME.0, TIME.1);
             let message = OutgoingMessage::new(&subject, value.as_bytes()).with_headers(headers);
             let options = JetStreamOptions { message_id: Some(id(n)), ..JetStreamOptions::default() };
             publisher.publish_ack(message, Some(&options)).await
@@ -117,7 +89,7 @@ fn keylane(url: &str, stream: &Stream) -> Result<Cost, Error> {
     let mut in_flight = std::collections::VecDeque::new();
     let meter = Meter::start();
     for Message { key, value } in stream.messages() {
-        let record = Record::new(value).with_header(PARTITION_KEY, key.clone()).with_key(key);
+        let record = Record::new(value).with_key(key);
         in_flight.push_back(bus.publish(&stream.name, record));
         if in_flight.len() >= IN_FLIGHT {
             in_flight.pop_front().map(keylane::Op::wait).transpose()?;

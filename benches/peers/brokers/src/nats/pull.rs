@@ -46,7 +46,8 @@ async fn raw(url: &str, stream: &Stream, group: &str, work: &Work) -> Result<Out
         max_ack_pending: ACK_PENDING,
         ..consumer::pull::Config::default()
     };
-    let consumer = jetstream::new(client.clone()).get_stream(&stream.name).await?.create_consumer(config).await?;
+    let consumer =
+        jetstream::new(client.clone()).get_stream(&stream.name).await?.create_consumer(config).await?;
     let mut messages = consumer.stream().max_messages_per_batch(1_024).messages().await?;
     let mut in_vain = Duration::ZERO;
     for _ in 0..work.records() {
@@ -63,8 +64,8 @@ async fn raw(url: &str, stream: &Stream, group: &str, work: &Work) -> Result<Out
         measured: work.measured(in_vain)?,
         workers: 1,
         settings: format!(
-            "pull consumer, max_ack_pending {ACK_PENDING}, 1024 a pull, one thread, one message after the other, nothing \
-             handed over; up to a flush behind the last acknowledgement"
+            "pull consumer, max_ack_pending {ACK_PENDING}, 1024 a pull, one thread, one message after the other, \
+             nothing handed over; up to a flush behind the last acknowledgement"
         ),
         version: version_of("async-nats"),
     })
@@ -104,8 +105,8 @@ fn keylane(url: &str, stream: &Stream, group: &str, work: Work) -> Result<Outcom
         measured,
         workers: WORKERS,
         settings: format!(
-            "subscribe, {handler}, else defaults; up to the end of a drain, which waits for the acknowledgements to be \
-             taken in"
+            "subscribe, {handler}, else defaults; up to the end of a drain, which waits for the acknowledgements to \
+             be taken in"
         ),
         version: version_of("keylane"),
     })
@@ -137,8 +138,8 @@ fn ruststream(url: &str, stream: &Stream, group: &str, work: Work, is_best: bool
         measured,
         workers: lanes.map_or(1, NonZeroUsize::get),
         settings: format!(
-            "{pending}, {dispatch}; tokio with {RUNTIME_THREADS} threads; the handler takes bytes; up to the end of the last \
-             handler; on another version of async-nats"
+            "{pending}, {dispatch}; tokio with {RUNTIME_THREADS} threads; the handler takes bytes; up to the end of \
+             the last handler; on another version of async-nats"
         ),
         version: format!("{}, {}", version_of("ruststream"), version_of("ruststream-nats")),
     })

@@ -1,20 +1,24 @@
 //! The streams: those that are loaded once, and those that a run fills and removes.
 
-use super::server;
+use super::{IN_FLIGHT, server};
 use crate::record::{KEYS, Keys, Mark};
 use crate::work::STALLED;
+use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::{self, consumer};
 use futures_util::StreamExt as _;
-use keylane::{Config, Record};
-use measure::{Check, Tally};
-use std::collections::VecDeque;
-use std::time::Duration;
+use futures_util::stream::FuturesUnordered;
+use keylane::Config;
+use measure::{Check, Cost, Meter, Tally};
+use std::future::IntoFuture as _;
 use tokio::runtime::{Builder, Runtime};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The header by which RustStream knows the key of a record; every variant gets it.
-pub(super) const PARTITION_KEY: &str = "nats-partition-key";
+/// The header by which RustStream knows the key of a record; every variant that pulls gets it. It has to come from
+/// another client: keylane renames headers that are the server's.
+const PARTITION_KEY: &str = "nats-partition-key";
+/// The header that keylane gives each of its records.
+pub(super) const TIME: (&str, &str) = ("Nats-Keylane-Time", "1764075600000");
 
 /// Plain records of 100 bytes in one file-stored stream.
 #[derive(Debug)]
@@ -33,6 +37,11 @@ impl From<Mark> for Message {
     fn from(mark: Mark) -> Self {
         Self { key: format!("key-{}", mark.key), value: format!("{:x<100}", mark.write()) }
     }
+}
+
+/// What tells a second copy from a new record, as long as keylane's.
+pub(super) fn id(n: usize) -> String {
+    format!("019ab9c1f2a37c1e8a4e0f1d2c3b4a59-{n}")
 }
 
 impl Stream {
@@ -74,8 +83,12 @@ impl Stream {
                 "stream `{}` has {stored} records instead of {}, so nothing can be counted on it; delete it",
                 self.name, self.records
             )),
-            Ok(None) => self
-                .load(url)
+            Ok(None) => runtime
+                .block_on(async {
+                    self.create(url).await?;
+                    self.fill(url, true).await
+                })
+                .map(drop)
                 .map_err(|error| format!("stream `{}` could not be loaded: {error}", self.name)),
             Err(error) => Err(format!("the server at {url} does not answer: {error}")),
         }
@@ -90,24 +103,6 @@ impl Stream {
         }
     }
 
-    fn load(&self, url: &str) -> Result<(), Error> {
-        let bus = Self::bus(url, super::IN_FLIGHT)?;
-        bus.create_topic(&self.name).wait()?;
-        let mut receipts = VecDeque::new();
-        for Message { key, value } in self.messages() {
-            let record = Record::new(value).with_header(PARTITION_KEY, key.clone()).with_key(key);
-            receipts.push_back(bus.publish(&self.name, record));
-            if receipts.len() >= super::IN_FLIGHT {
-                receipts.pop_front().map(keylane::Op::wait).transpose()?;
-            }
-        }
-        for receipt in receipts {
-            receipt.wait()?;
-        }
-        bus.close(Duration::from_secs(10)).wait();
-        Ok(())
-    }
-
     /// Creates it as keylane does, for those that do not do it themselves.
     pub(super) async fn create(&self, url: &str) -> Result<(), Error> {
         let config = jetstream::stream::Config {
@@ -117,6 +112,32 @@ impl Stream {
         };
         jetstream::new(async_nats::connect(server(url)).await?).create_stream(config).await?;
         Ok(())
+    }
+
+    /// Publishes its records by the client alone; where somebody is to know their keys by it, with [`PARTITION_KEY`].
+    pub(super) async fn fill(&self, url: &str, has_partition_key: bool) -> Result<Cost, Error> {
+        let client = async_nats::connect(server(url)).await?;
+        let jetstream = ContextBuilder::new().max_ack_inflight(IN_FLIGHT).build(client);
+        let mut in_flight = FuturesUnordered::new();
+        let meter = Meter::start();
+        for (n, Message { key, value }) in self.messages().enumerate() {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", id(n));
+            headers.insert(TIME.0, TIME.1);
+            if has_partition_key {
+                headers.insert(PARTITION_KEY, key.as_str());
+            }
+            let subject = format!("{}.{key}", self.name);
+            let stored = jetstream.publish_with_headers(subject, headers, value.into()).await?;
+            in_flight.push(stored.into_future());
+            if in_flight.len() >= IN_FLIGHT {
+                in_flight.next().await.transpose()?;
+            }
+        }
+        while let Some(stored) = in_flight.next().await {
+            stored?;
+        }
+        Ok(meter.stop())
     }
 
     /// What a run has stored of it, and in which order; removes it.
