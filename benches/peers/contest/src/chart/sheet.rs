@@ -18,7 +18,7 @@ pub(super) const HEAD: i32 = 78;
 /// Below the last row: the legend and the machine.
 pub(super) const FOOT: i32 = 62;
 /// From the left edge to the panels: names of variants.
-pub(super) const NAMES: i32 = 188;
+pub(super) const NAMES: i32 = 206;
 
 pub(super) const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
 pub(super) const FRAME: RGBColor = RGBColor(208, 215, 222);
@@ -74,6 +74,8 @@ pub(super) struct Sheet<'a> {
     height: i32,
 }
 
+/// plotters writes a size of text divided by this.
+const TO_PIXELS: f64 = 1.24;
 /// A drawing into a string cannot fail.
 const DRAWN: &str = "a string takes all";
 
@@ -110,7 +112,7 @@ impl<'a> Sheet<'a> {
             Anchor::Middle => HPos::Center,
             Anchor::End => HPos::Right,
         };
-        let font = FontDesc::new(FontFamily::SansSerif, f64::from(font.0), font.1);
+        let font = FontDesc::new(FontFamily::SansSerif, f64::from(font.0) * TO_PIXELS, font.1);
         let style = font.color(&color).pos(Pos::new(side, VPos::Center));
         self.area.draw_text(text, &style, at).expect(DRAWN);
     }

@@ -18,7 +18,12 @@ const BAR: i32 = 12;
 pub(super) fn chart(shape: &Shape, machine: &Machine) -> String {
     let mut svg = String::new();
     let height = HEAD + ROW * shape.variants.len() as i32 + FOOT;
-    let heading = format!("{}: {}", shape.contest, title(&shape.contest, &shape.name));
+    let heading = format!(
+        "{}, {}: {}",
+        shape.contest,
+        shape.name.replace('_', " "),
+        title(&shape.contest, &shape.name)
+    );
     let subtitle =
         "messages per second; a bar is the median of the rounds, its whisker the smallest and the largest";
     let sheet = Sheet::new(&mut svg, height, &heading, subtitle);
