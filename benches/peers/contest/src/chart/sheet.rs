@@ -44,7 +44,7 @@ impl Kind {
     pub(super) fn of(variant: &str) -> Self {
         if variant.starts_with("keylane") {
             Self::Ours
-        } else if variant.starts_with("raw") || variant.starts_with("machine") {
+        } else if ["raw", "raw_spsc", "raw_mpmc"].contains(&variant) || variant.starts_with("machine") {
             Self::Floor
         } else {
             Self::Peer
@@ -145,13 +145,13 @@ impl<'a> Sheet<'a> {
 
     /// The name of a variant, left of its row; in red where it broke something.
     pub(super) fn name(&self, y: i32, name: &str, is_sound: bool) {
-        let name = name.replace('_', " ");
+        let text = name.replace('_', " ");
         let color = if is_sound { TEXT } else { BROKEN };
         let at = (NAMES - 10, y);
-        if Kind::of(&name) == Kind::Ours {
-            self.bold(at, &name, 13, color, Anchor::End);
+        if Kind::of(name) == Kind::Ours {
+            self.bold(at, &text, 13, color, Anchor::End);
         } else {
-            self.text(at, &name, 13, color, Anchor::End);
+            self.text(at, &text, 13, color, Anchor::End);
         }
     }
 

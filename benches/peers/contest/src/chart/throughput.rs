@@ -49,10 +49,12 @@ pub(super) fn chart(shape: &Shape, machine: &Machine) -> String {
     let (x, y) = sheet.legend(&[
         ("keylane", OURS),
         ("peers", PEER),
-        ("floors: no pool, no bus", FLOOR),
+        ("floors", FLOOR),
         ("broke order or count", BROKEN),
     ]);
-    sheet.text((x, y), "P: producers, W: workers", 12, TEXT, Anchor::Start);
+    if shape.panels.iter().any(|panel| matches!(panel, Panel::Crew { .. })) {
+        sheet.text((x, y), "P: producers, W: workers", 12, TEXT, Anchor::Start);
+    }
     sheet.footer(&format!("{}; {}", machine.short_line(), samples(&shape.cells.iter().flatten().flatten())));
     drop(sheet);
     svg
