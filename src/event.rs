@@ -331,12 +331,20 @@ pub struct Event {
 
 /// What is known of a record before its first attempt.
 pub(crate) struct Arrived {
-    assignment: Arc<Assignment>,
+    owner: Owner,
     offset: u64,
     record: FetchedRecord,
     redeliveries: u32,
     aggregate: Aggregate,
     envelope: Option<Parsed>,
+}
+
+/// The assignment that a record came by.
+pub(crate) enum Owner {
+    Own(Arc<Assignment>),
+    /// That of the record at this index of those that arrived together, which spares a counter that every worker and
+    /// the intake would change at every record.
+    As(u32),
 }
 
 /// Where the aggregate id of a record is.
@@ -352,13 +360,18 @@ pub(crate) enum Aggregate {
 
 impl Arrived {
     pub(crate) fn new(
-        assignment: Arc<Assignment>,
+        owner: Owner,
         fetched: Fetched,
         aggregate: Aggregate,
         envelope: Option<Parsed>,
     ) -> Self {
         let Fetched { offset, record, redeliveries, .. } = fetched;
-        Self { assignment, offset, record, redeliveries, aggregate, envelope }
+        Self { owner, offset, record, redeliveries, aggregate, envelope }
+    }
+
+    /// Whether this is a record that brings the assignment for others.
+    pub(crate) fn owns(&self, assignment: &Arc<Assignment>) -> bool {
+        matches!(&self.owner, Owner::Own(own) if Arc::ptr_eq(own, assignment))
     }
 }
 
@@ -383,8 +396,15 @@ impl Event {
         self.deadline = deadline;
     }
 
-    pub(crate) fn assignment(&self) -> &Arc<Assignment> {
-        &self.inner().assignment
+    pub(crate) fn assignment(&self) -> &Assignment {
+        let at = match &self.inner().owner {
+            Owner::Own(assignment) => return assignment,
+            Owner::As(at) => *at,
+        };
+        match &self.arrived[at as usize].owner {
+            Owner::Own(assignment) => assignment,
+            Owner::As(_) => unreachable!("who is pointed at has its own"),
+        }
     }
 
     /// The topic that the record is from.
@@ -402,7 +422,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn topic(&self) -> &str {
-        &self.inner().assignment.topic
+        &self.assignment().topic
     }
 
     /// The partition of the topic; 0 where the broker has none.
@@ -420,7 +440,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn partition(&self) -> u32 {
-        self.inner().assignment.id.partition
+        self.assignment().id.partition
     }
 
     /// The record's place in its partition (on a stream, its sequence).
@@ -629,7 +649,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cancellation(&self) -> &Cancellation {
-        &self.inner().assignment.cancellation
+        &self.assignment().cancellation
     }
 
     /// Whether the record is an Envelope.

@@ -69,6 +69,12 @@ impl Parker {
         &self.waker
     }
 
+    /// Whether a wake has come since the last sleep ended, so that the next one would end at once.
+    pub(crate) fn is_woken(&self) -> bool {
+        // ORDERING: Relaxed; a hint, which `park_until` confirms.
+        self.unparker.is_notified.load(Ordering::Relaxed)
+    }
+
     /// Sleeps until woken, or until the time has come. A wake since the last sleep ended makes it return at once.
     /// True: it was woken.
     pub(crate) fn park_until(&self, until: Option<Instant>) -> bool {

@@ -141,10 +141,10 @@ impl Route {
 
     /// Finds the aggregate that a record belongs to.
     pub(crate) fn find<'a>(&self, record: RecordView<'a>) -> Routing<'a> {
-        let envelope = || Routing::of(Source::Envelope, record.envelope_aggregate_id.map(str::as_bytes));
+        let envelope = || Routing::of_text(Source::Envelope, record.envelope_aggregate_id);
         let header = |name| Routing::of(Source::Header, record.headers.get(name));
         let key = || Routing::of(Source::Key, record.key);
-        let subject = |token: Option<&'a str>| Routing::of(Source::Subject, token.map(str::as_bytes));
+        let subject = |token| Routing::of_text(Source::Subject, token);
         match self {
             Self::Auto => envelope()
                 .or_else(|| header(Envelope::AGGREGATE_ID_HEADER))
@@ -168,8 +168,18 @@ impl Route {
 
 impl<'a> Routing<'a> {
     fn of(source: Source, found: Option<&'a [u8]>) -> Self {
-        match found.map(check_aggregate_id) {
-            Some(Ok(id)) => Self::Aggregate { id: Cow::Borrowed(id), source },
+        match found.map(std::str::from_utf8) {
+            Some(Ok(text)) => Self::of_text(source, Some(text)),
+            Some(Err(_)) => Self::Invalid(source),
+            None => Self::Absent,
+        }
+    }
+
+    fn of_text(source: Source, found: Option<&'a str>) -> Self {
+        match found {
+            Some(id) if check_aggregate_id(id.as_bytes()).is_ok() => {
+                Self::Aggregate { id: Cow::Borrowed(id), source }
+            }
             Some(_) => Self::Invalid(source),
             None => Self::Absent,
         }

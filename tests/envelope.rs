@@ -564,6 +564,14 @@ proptest! {
         prop_assert_eq!(appended, ["before", &record].concat().into_bytes());
     }
 
+    /// Publishing an Envelope relies on it, and checks only what is no Envelope.
+    #[test]
+    fn every_envelope_makes_a_record_that_keeps_the_rules_of_records(envelope in envelope()) {
+        let bus = keylane::connect("memory:?topics=orders").wait().expect("connects");
+        let published = bus.publish("orders", Record::from(&envelope)).wait();
+        prop_assert!(published.is_ok(), "{:?}", published);
+    }
+
     #[test]
     fn no_record_is_refused_for_an_equal_spelling(envelope in envelope(), spaces in "[ \n\r\t]{0,3}", order in any::<u64>()) {
         let record = String::from_utf8(envelope.encode()).expect("the wire is UTF-8");

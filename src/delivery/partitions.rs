@@ -1,6 +1,7 @@
 //! The partitions that a subscription has, and the fence that keeps late verdicts from a partition's next generation.
 
 use super::ledger::{Delivered, Ledger, Settled};
+use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
 /// One assignment of a partition to this subscription. A later one is greater, over all its partitions.
@@ -38,7 +39,7 @@ pub(crate) struct Fenced;
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
     slots: Vec<Partition>,
-    slot_of: HashMap<(u32, u32), Slot>,
+    slot_of: HashMap<(u32, u32), Slot, FixedState>,
     generations: u64,
 }
 

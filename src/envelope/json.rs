@@ -13,6 +13,8 @@ pub(super) struct Scanner<'a> {
 pub(super) struct StringToken {
     pub(super) span: Range<usize>,
     pub(super) escaped: bool,
+    /// Every character is printable ASCII, for which nearly all text is; false may also be said of text that is.
+    pub(super) is_printable_ascii: bool,
 }
 
 /// Where a number is, and whether it has neither fraction nor exponent.
@@ -82,16 +84,20 @@ impl<'a> Scanner<'a> {
         let bytes = self.text.as_bytes();
         let start = self.at + 1;
         let mut escaped = false;
+        let mut is_printable_ascii = true;
         let mut at = start;
         loop {
-            at = plain_until(bytes, at);
+            let plain = plain_from(bytes, at);
+            at = plain.end;
+            is_printable_ascii &= plain.is_printable_ascii;
             match bytes.get(at) {
                 Some(b'"') => {
                     self.at = at + 1;
-                    return Ok(StringToken { span: start..at, escaped });
+                    return Ok(StringToken { span: start..at, escaped, is_printable_ascii });
                 }
                 Some(b'\\') => {
                     escaped = true;
+                    is_printable_ascii = false;
                     at = self.escape(at)?;
                 }
                 Some(_) => return Err(self.refused_at(at, "must have control characters in strings escaped")),
@@ -115,6 +121,19 @@ impl<'a> Scanner<'a> {
             }
             _ => Err(self.refused_at(at + 1, "must have one of \" \\ / b f n r t u after a backslash")),
         }
+    }
+
+    /// Goes past an integer of one to nine digits that a comma or a closing brace follows, which is what versions and
+    /// tenants nearly always are; past nothing where something else comes.
+    pub(super) fn small_integer(&mut self) -> Option<i64> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let digits = rest.iter().take(10).take_while(|byte| byte.is_ascii_digit()).count();
+        let is_usual = matches!((digits, rest.first()), (1, _) | (2..=9, Some(b'1'..=b'9')));
+        if !is_usual || !matches!(rest.get(digits), Some(b',' | b'}')) {
+            return None;
+        }
+        self.at += digits;
+        Some(rest[..digits].iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0')))
     }
 
     /// Goes past a number; the next byte is its first.
@@ -274,31 +293,53 @@ impl Nesting {
 }
 
 /// The index, from `at` on, of the first quote, backslash or control character, or the end.
+#[inline]
+pub(super) fn plain_until(bytes: &[u8], at: usize) -> usize {
+    plain_from(bytes, at).end
+}
+
+/// A stretch without quotes, backslashes and control characters below a space.
+struct Plain {
+    end: usize,
+    is_printable_ascii: bool,
+}
+
+/// The stretch from `at` on.
 ///
 /// Eight bytes at a time: each of the three subtractions sets the high bit of the ASCII bytes that it finds, and
 /// `!word` masks the bytes that are not ASCII. A borrow may also set the bit in a byte above a found one, never below,
-/// and the lowest is the one that is used.
+/// and the lowest is the one that is used. The addition sets the high bit of DEL; it would carry out of 0xff alone,
+/// which is not ASCII either, and whose own bit is set.
 #[inline]
-pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+fn plain_from(bytes: &[u8], mut at: usize) -> Plain {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH_BITS: u64 = ONES << 7;
     const QUOTES: u64 = ONES * b'"' as u64;
     const BACKSLASHES: u64 = ONES * b'\\' as u64;
     const SPACES: u64 = ONES * b' ' as u64;
 
+    let mut unusual = 0;
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
         let word = u64::from_le_bytes(*chunk);
         let quote = (word ^ QUOTES).wrapping_sub(ONES);
         let backslash = (word ^ BACKSLASHES).wrapping_sub(ONES);
         let control = word.wrapping_sub(SPACES);
         let found = (quote | backslash | control) & !word & HIGH_BITS;
+        let high_or_del = (word | word.wrapping_add(ONES)) & HIGH_BITS;
         if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+            // What stands below the lowest of the found bits belongs to the bytes before it.
+            unusual |= high_or_del & (found & found.wrapping_neg()).wrapping_sub(1);
+            return Plain { end: at + found.trailing_zeros() as usize / 8, is_printable_ascii: unusual == 0 };
         }
+        unusual |= high_or_del;
         at += 8;
     }
+    let rest = bytes.get(at..).unwrap_or_default();
     let ends = |&byte: &u8| byte == b'"' || byte == b'\\' || byte < b' ';
-    bytes[at..].iter().position(ends).map_or(bytes.len(), |found| at + found)
+    let length = rest.iter().position(ends).unwrap_or(rest.len());
+    let is_printable_ascii =
+        unusual == 0 && rest[..length].iter().all(|byte| byte.is_ascii() && *byte != 0x7f);
+    Plain { end: at + length, is_printable_ascii }
 }
 
 /// Appends the text of a string whose escapes keep to the grammar.
@@ -418,7 +459,10 @@ mod tests {
         ) {
             for at in 0..=bytes.len() {
                 let expected = bytes[at..].iter().position(|byte| matches!(byte, 0..=31 | b'"' | b'\\'));
-                prop_assert_eq!(plain_until(&bytes, at), expected.map_or(bytes.len(), |found| at + found));
+                let plain = plain_from(&bytes, at);
+                prop_assert_eq!(plain.end, expected.map_or(bytes.len(), |found| at + found));
+                let is_printable = |byte: &u8| (b' '..=b'~').contains(byte);
+                prop_assert_eq!(plain.is_printable_ascii, bytes[at..plain.end].iter().all(is_printable));
             }
         }
     }

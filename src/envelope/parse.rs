@@ -3,7 +3,7 @@
 use super::Envelope;
 use super::error::{EnvelopeError, EnvelopeErrorKind as Kind};
 use super::json::{Scanner, unescape};
-use super::rules::{check_event_version, check_text, invalid_timestamp};
+use super::rules::{check_event_version, check_read_text, invalid_timestamp};
 use super::timestamp::Timestamp;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -154,6 +154,12 @@ impl Parsed {
         self.text(self.aggregate_id, record)
     }
 
+    /// Like [`aggregate_id`](Self::aggregate_id), of a record known to be text, which needs no further check.
+    pub(crate) fn aggregate_id_in<'a>(&'a self, record: &'a str) -> &'a str {
+        let text = if self.aggregate_id.is_unescaped() { &self.unescaped } else { record };
+        &text[self.aggregate_id.range()]
+    }
+
     fn text<'a>(&'a self, span: Span, record: &'a [u8]) -> &'a str {
         if span.is_unescaped() {
             return &self.unescaped[span.range()];
@@ -187,9 +193,10 @@ impl Parsed {
     }
 }
 
-/// Parses a record whose bytes the caller keeps.
-pub(crate) fn parse_spans(record: &[u8], limits: &Limits) -> Result<Parsed, EnvelopeError> {
-    parse_text(checked_text(record, limits)?, limits)
+/// Parses a record whose bytes the caller keeps; also gives them as the text that they are.
+pub(crate) fn parse_spans<'a>(record: &'a [u8], limits: &Limits) -> Result<(Parsed, &'a str), EnvelopeError> {
+    let text = checked_text(record, limits)?;
+    Ok((parse_text(text, limits)?, text))
 }
 
 pub(super) fn parse_borrowed<'a>(record: &'a [u8], limits: &Limits) -> Result<Envelope<'a>, EnvelopeError> {
@@ -350,7 +357,7 @@ impl Parser<'_> {
             }
             Field::TenantId => self.parsed.tenant_id = Some(self.integer()?),
             Field::Timestamp => {
-                let read = |text: &str| text.parse().map_err(|fault| invalid_timestamp(fault, text));
+                let read = |text: &str, _| text.parse().map_err(|fault| invalid_timestamp(fault, text));
                 self.parsed.timestamp = self.string(read)?.0;
             }
             Field::Payload => {
@@ -363,13 +370,14 @@ impl Parser<'_> {
     }
 
     fn text(&mut self, field: Field) -> Result<Span, EnvelopeError> {
-        Ok(self.string(|text| check_text(field, text))?.1)
+        Ok(self.string(|text, is_printable_ascii| check_read_text(field, text, is_printable_ascii))?.1)
     }
 
-    /// Reads a string that `read` accepts. Offsets in its errors count from the start of the text.
+    /// Reads a string that `read` accepts, which is told whether it is known to be printable ASCII. Offsets in its
+    /// errors count from the start of the text.
     fn string<T>(
         &mut self,
-        read: impl Fn(&str) -> Result<T, EnvelopeError>,
+        read: impl Fn(&str, bool) -> Result<T, EnvelopeError>,
     ) -> Result<(T, Span), EnvelopeError> {
         if self.scan.peek() != Some(b'"') {
             return Err(self.wrong_type("must be a string"));
@@ -378,19 +386,24 @@ impl Parser<'_> {
         let token = self.scan.string()?;
         let raw = &record[token.span.clone()];
         if !token.escaped {
-            let value = read(raw).map_err(|error| error.moved_by(token.span.start))?;
+            let value =
+                read(raw, token.is_printable_ascii).map_err(|error| error.moved_by(token.span.start))?;
             return Ok((value, Span::new(&token.span)));
         }
         let start = self.unescaped.len();
         unescape(raw, &mut self.unescaped).map_err(|at| lone_surrogate(token.span.start + at))?;
         // An index into the unescaped text is none into the record: the value as a whole is pointed at.
-        let value = read(&self.unescaped[start..]).map_err(|error| error.pointing_at(token.span.start))?;
+        let value =
+            read(&self.unescaped[start..], false).map_err(|error| error.pointing_at(token.span.start))?;
         let mut span = Span::new(&(start..self.unescaped.len()));
         span.start |= Span::UNESCAPED;
         Ok((value, span))
     }
 
     fn integer(&mut self) -> Result<i64, EnvelopeError> {
+        if let Some(small) = self.scan.small_integer() {
+            return Ok(small);
+        }
         let Some(b'-' | b'0'..=b'9') = self.scan.peek() else {
             return Err(self.wrong_type("must be an integer"));
         };
@@ -433,7 +446,7 @@ mod tests {
     #[test]
     fn what_is_kept_beside_the_bytes_gives_the_same_envelope_again() {
         let record = ESCAPED.as_bytes();
-        let parsed = parse_spans(record, &Limits::default()).unwrap();
+        let (parsed, _) = parse_spans(record, &Limits::default()).unwrap();
         let view = parsed.view(record);
         assert_eq!(view, Envelope::parse(record).unwrap());
         assert_eq!(parsed.aggregate_id(record), "a1");
@@ -448,7 +461,7 @@ mod tests {
     #[test]
     fn unescaped_text_is_neither_copied_nor_allocated() {
         let record = br#"{"event_id":"e1","aggregate_id":"a1","event_type":"t","event_version":1,"timestamp":"2025-10-31T08:00:00Z","payload":[]}"#;
-        let parsed = parse_spans(record, &Limits::default()).unwrap();
+        let (parsed, _) = parse_spans(record, &Limits::default()).unwrap();
         assert!(parsed.unescaped.is_empty());
         for envelope in [parsed.view(record), Envelope::parse(record).unwrap()] {
             for text in [&envelope.event_id, &envelope.aggregate_id, &envelope.event_type] {
@@ -475,7 +488,8 @@ mod tests {
             let at = at.index(record.len());
             record[at] = byte;
             match (parse_spans(&record, &Limits::default()), Envelope::parse(&record)) {
-                (Ok(parsed), Ok(envelope)) => {
+                (Ok((parsed, text)), Ok(envelope)) => {
+                    prop_assert_eq!(parsed.aggregate_id_in(text), envelope.aggregate_id());
                     prop_assert_eq!(parsed.aggregate_id(&record), envelope.aggregate_id());
                     prop_assert_eq!(parsed.view(&record), envelope);
                 }

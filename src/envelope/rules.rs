@@ -9,25 +9,27 @@ use super::timestamp::TimestampError;
 
 /// Text that may travel in a header and come out as it went in.
 pub(super) fn check_text(field: Field, text: &str) -> Result<(), EnvelopeError> {
-    match field {
-        Field::AggregateId => {
-            check_aggregate_id(text.as_bytes()).map(drop).map_err(|fault| invalid_aggregate_id(fault, text))
-        }
-        // An absent field may be written as an empty one: writers that know no absence do so.
-        _ if text.is_empty() && field.is_optional() => Ok(()),
-        _ => check_free_text(text),
-    }
+    // No early exit, so that it compiles to wide compares; nearly all text is printable ASCII.
+    let is_printable_ascii = text.bytes().fold(true, |all, byte| all & (b' '..=b'~').contains(&byte));
+    check_read_text(field, text, is_printable_ascii)
 }
 
-fn check_free_text(text: &str) -> Result<(), EnvelopeError> {
-    let bytes = text.as_bytes();
-    // No early exit, so that it compiles to wide compares; nearly all text is printable ASCII.
-    let is_printable_ascii = bytes.iter().fold(true, |all, byte| all & (b' '..=b'~').contains(byte));
-    let ends_in_space = bytes.first() == Some(&b' ') || bytes.last() == Some(&b' ');
-    if is_printable_ascii && !ends_in_space && !bytes.is_empty() {
+/// As [`check_text`], of text that whoever read it may have found to be printable ASCII on the way; false: or not.
+pub(super) fn check_read_text(
+    field: Field,
+    text: &str,
+    is_printable_ascii: bool,
+) -> Result<(), EnvelopeError> {
+    if field == Field::AggregateId {
+        return check_aggregate_id(text.as_bytes()).map_err(|fault| invalid_aggregate_id(fault, text));
+    }
+    let is_space = |byte: Option<&u8>| byte.is_none_or(|byte| *byte == b' ');
+    let (first, last) = (text.as_bytes().first(), text.as_bytes().last());
+    if is_printable_ascii && !is_space(first) && !is_space(last) {
         return Ok(());
     }
-    check_unusual_text(text)
+    // An absent field may be written as an empty one: writers that know no absence do so.
+    if text.is_empty() && field.is_optional() { Ok(()) } else { check_unusual_text(text) }
 }
 
 #[cold]

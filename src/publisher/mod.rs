@@ -14,6 +14,7 @@ use crate::park::Parker;
 use crate::pool::wake_foreign;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
 pub use answer::{PublishError, Receipt, TryPublishError};
+use foldhash::fast::RandomState;
 use line::{Do, Id, Line, Offer, Room};
 pub use outcomes::{NextOutcome, Outcome, Outcomes};
 use outcomes::{Unread, tell_of_failure};
@@ -43,7 +44,7 @@ struct Inner {
     bounds: Bounds,
     clock: Clock,
     state: Mutex<State>,
-    topics: Mutex<HashSet<Arc<str>>>,
+    topics: Mutex<HashSet<Arc<str>, RandomState>>,
     /// Something is in the line. While it is empty a publish that the broker answers at once goes past it.
     is_busy: AtomicBool,
     is_closed: AtomicBool,

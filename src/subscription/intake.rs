@@ -1,6 +1,7 @@
 //! The thread of a subscription: it fetches, routes, hands over to the pool, keeps the ledgers, commits, and carries
 //! out what the handle asks for.
 
+use super::arrivals::{Arrivals, Prepared};
 use super::runner::{Delivery, Invoke, Next, Runner};
 use super::shared::{Assignment, End, Shared, Since, Verdict};
 use crate::broker::{
@@ -11,11 +12,11 @@ use crate::delivery::ledger::{Delivered, Ledger, Settled};
 use crate::delivery::partitions::{Partitions, Slot, Token};
 use crate::delivery::retry::is_used_up;
 use crate::envelope::{self, Limits};
-use crate::event::{Aggregate, Arrived, Event};
+use crate::event::Aggregate;
 use crate::observe::health::{Place, Status};
 use crate::observe::metrics::Tally;
 use crate::op::{Op, Promise};
-use crate::park::Parker;
+use crate::park::{Backoff, Parker};
 use crate::pool::{Key, Pool, RoundRobin, Turn, Worker, drop_foreign, panic_message};
 use crate::route::{RecordView, Route, Routing, Source, looks_like_envelope};
 use crate::sync::{Arc, Mutex, Ordering};
@@ -147,8 +148,6 @@ pub(crate) struct Bounds {
 
 /// Records fetched in one turn.
 const FETCH: usize = 512;
-/// Records that share an allocation. One that is held keeps the others in memory.
-const SHARED_BY: usize = 32;
 /// How often the intake looks for handlers that hang and problems that last, while there is something in flight.
 const TICK: Duration = Duration::from_secs(1);
 /// Problems that a log line each is written of at a time.
@@ -210,9 +209,7 @@ struct Intake<I: Invoke> {
     slots: Vec<State>,
     round_robin: RoundRobin,
     polled: Vec<Polled>,
-    arrived: Vec<Arrived>,
-    /// What else is known of those that arrived, one by one.
-    arriving: Vec<(Key, Token, usize, Next)>,
+    arrivals: Arrivals,
     batch: Vec<(Key, Delivery)>,
     verdicts: Vec<Verdict>,
     give_backs: Vec<(Partition, u64, Duration)>,
@@ -288,6 +285,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
     }
     let now = clock.now();
     let round_robin = RoundRobin::new(setup.pool.workers());
+    let arrivals = Arrivals::new(setup.pool.workers());
     let mut intake = Intake {
         setup,
         direct,
@@ -295,8 +293,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         slots: Vec::new(),
         round_robin,
         polled: Vec::new(),
-        arrived: Vec::new(),
-        arriving: Vec::new(),
+        arrivals,
         batch: Vec::new(),
         verdicts: Vec::new(),
         give_backs: Vec::new(),
@@ -322,6 +319,10 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         }
         if !is_busy {
             let until = intake.next_due(now);
+            let mut backoff = Backoff::default();
+            while !parker.is_woken() && !backoff.is_over() {
+                backoff.snooze();
+            }
             parker.park_until(if clock.is_manual() { None } else { until });
         }
     }
@@ -554,7 +555,7 @@ impl<I: Invoke> Intake<I> {
             }
         }
         self.polled = polled;
-        self.add_arrived();
+        self.arrivals.flush(&mut self.batch);
         is_busy
     }
 
@@ -658,38 +659,17 @@ impl<I: Invoke> Intake<I> {
         self.in_flight += 1;
         self.bytes_in_flight += bytes;
         state.in_flight += 1;
-        let assignment = state.assignment.clone();
         if self.setup.shared.settles_first {
             state.is_dirty = true;
             self.settle(id, token, bytes);
         }
-        let (key, arrived, next) = self.prepare(assignment, fetched, bytes);
-        self.arrived.push(arrived);
-        self.arriving.push((key, token, bytes, next));
-        if self.arrived.len() == SHARED_BY {
-            self.add_arrived();
-        }
-    }
-
-    fn add_arrived(&mut self) {
-        if self.arrived.is_empty() {
-            return;
-        }
-        let events = Event::of(self.arrived.drain(..));
-        for (event, (key, token, bytes, next)) in events.zip(self.arriving.drain(..)) {
-            let delivery =
-                Delivery { event, token, bytes, next, started: None, failure: None, is_over: false };
-            self.batch.push((key, delivery));
-        }
+        let prepared = self.prepare(slot, &fetched, bytes);
+        let assignment = &self.slots[slot.index()].assignment;
+        self.arrivals.push(assignment, fetched, prepared, token, bytes, &mut self.batch);
     }
 
     /// Parses and routes a record.
-    fn prepare(
-        &mut self,
-        assignment: Arc<Assignment>,
-        fetched: Fetched,
-        bytes: usize,
-    ) -> (Key, Arrived, Next) {
+    fn prepare(&mut self, slot: Slot, fetched: &Fetched, bytes: usize) -> Prepared {
         let limit = self.setup.bounds.max_record_bytes;
         let record = &fetched.record;
         let takes_envelopes = self.setup.shared.takes_envelopes;
@@ -703,7 +683,7 @@ impl<I: Invoke> Intake<I> {
             Err(String::new())
         };
         let view = RecordView {
-            envelope_aggregate_id: parsed.as_ref().ok().map(|parsed| parsed.aggregate_id(&record.value)),
+            envelope_aggregate_id: parsed.as_ref().ok().map(|(parsed, text)| parsed.aggregate_id_in(text)),
             key: record.key.as_deref(),
             headers: &record.headers,
             subject: fetched.subject.as_deref().and_then(|subject| std::str::from_utf8(subject).ok()),
@@ -729,7 +709,7 @@ impl<I: Invoke> Intake<I> {
                 self.tally.without_aggregate += 1;
                 if takes_envelopes {
                     tracing::warn!(
-                        topic = &*assignment.topic,
+                        topic = &*self.slots[slot.index()].assignment.topic,
                         partition = fetched.partition.partition,
                         offset = fetched.offset,
                         ?routing,
@@ -742,9 +722,9 @@ impl<I: Invoke> Intake<I> {
         let (envelope, next) = match (panicked, parsed) {
             (Some(message), parsed) => {
                 let reason = format!("the function that routes it panicked: {message}");
-                (parsed.ok(), Next::Unhandleable(reason.into()))
+                (parsed.ok().map(|(parsed, _)| parsed), Next::Unhandleable(reason.into()))
             }
-            (None, Ok(parsed)) => {
+            (None, Ok((parsed, _))) => {
                 let shared = &self.setup.shared;
                 let redeliveries = fetched.redeliveries;
                 let counts = takes_envelopes && shared.broker.capabilities().counts_deliveries;
@@ -760,7 +740,7 @@ impl<I: Invoke> Intake<I> {
             }
             (None, Err(_)) => (None, Next::Attempt),
         };
-        (key, Arrived::new(assignment, fetched, aggregate, envelope), next)
+        Prepared { key, aggregate, envelope, next }
     }
 
     fn hand_over(&mut self, now: Instant) -> bool {

@@ -1,5 +1,6 @@
 //! Subscriptions: what a program asks for, and the handle that it keeps.
 
+mod arrivals;
 mod builder;
 mod intake;
 mod invoke;
