@@ -51,10 +51,10 @@ struct Run {
     #[arg(long)]
     quick: bool,
     /// `kafka://host:port` of a broker that nobody else uses meanwhile.
-    #[arg(long, required_if_eq("only", "kafka"))]
+    #[arg(long)]
     kafka: Option<String>,
     /// `nats://host:port` of a server that nobody else uses meanwhile.
-    #[arg(long, required_if_eq("only", "nats"))]
+    #[arg(long)]
     nats: Option<String>,
 }
 
@@ -96,6 +96,6 @@ fn report(out: &Path) -> Result<(), Error> {
     for (name, svg) in chart::all(&results) {
         std::fs::write(out.join(name), svg)?;
     }
-    println!("contest: {} and charts are in {}", "table.md", out.display());
+    println!("contest: table.md and charts are in {}", out.display());
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::process::Command;
 pub(crate) struct Planned {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
+    /// What is done before all runs, outside of what is measured: the arguments for the same program.
+    pub(crate) prepare: Option<Vec<String>>,
     /// What it is compared with has the same.
     group: String,
 }
@@ -31,7 +33,7 @@ pub(crate) fn all(run: &Run) -> Result<Vec<Planned>, Error> {
             planned.extend(listed(&program, run.quick)?.into_iter().map(|arguments| {
                 // Of `run VARIANT SHAPE ... N`.
                 let group = arguments[2..arguments.len() - 1].join(" ");
-                Planned { program: program.clone(), arguments, group }
+                Planned { program: program.clone(), arguments, prepare: None, group }
             }));
         }
     }
@@ -51,7 +53,8 @@ pub(crate) fn all(run: &Run) -> Result<Vec<Planned>, Error> {
                 // Of `CONTEST VARIANT SHAPE HANDLER ...`.
                 let group = [&arguments[0], &arguments[2], &arguments[3]].map(String::as_str).join(" ");
                 let arguments = [arguments.as_slice(), &["--url".to_owned(), url.clone()]].concat();
-                Planned { program: program.clone(), arguments, group }
+                let prepare = Some([&["prepare".to_owned()], arguments.as_slice()].concat());
+                Planned { program: program.clone(), arguments, prepare, group }
             }));
         }
     }
@@ -114,12 +117,13 @@ pub(crate) mod tests {
 
     /// A run of the shell.
     pub(crate) fn script(program: PathBuf, script: &str) -> Planned {
-        Planned { program, arguments: vec!["-c".to_owned(), script.to_owned()], group: String::new() }
+        let arguments = vec!["-c".to_owned(), script.to_owned()];
+        Planned { program, arguments, prepare: None, group: String::new() }
     }
 
     fn planned(arguments: &[&str], group: &str) -> Planned {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Planned { program: PathBuf::from("bin/pool"), arguments, group: group.to_owned() }
+        Planned { program: PathBuf::from("bin/pool"), arguments, prepare: None, group: group.to_owned() }
     }
 
     #[test]

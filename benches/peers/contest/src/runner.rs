@@ -39,6 +39,9 @@ pub(crate) fn run(run: &Run) -> Result<(), Error> {
     let machine = Machine::here(run.rounds, run.quick);
     writeln!(file, "{}", serde_json::to_string(&Head { machine })?)?;
 
+    for planned in &planned {
+        prepare(planned)?;
+    }
     let counting = plan::counting(&planned);
     let rounds = (0..run.rounds as usize).flat_map(|number| plan::round(&planned, number));
     let runs: Vec<_> = rounds.chain(&counting).collect();
@@ -74,6 +77,14 @@ fn end_run() {
         // It may have ended by itself.
         let _ = kill_process_group(group, Signal::KILL);
     }
+}
+
+/// What a run needs and does not measure: records that it consumes, for instance.
+fn prepare(planned: &Planned) -> Result<(), Error> {
+    let Some(arguments) = &planned.prepare else { return Ok(()) };
+    println!("[prepare] {}", planned.name());
+    let status = Command::new(&planned.program).args(arguments).status()?;
+    if status.success() { Ok(()) } else { Err(Error::other(format!("{}: {status}", arguments.join(" ")))) }
 }
 
 /// One run, and the line that it printed.

@@ -57,14 +57,14 @@ fn throughput(text: &mut String, shape: &Shape) {
     let panels = shape.panels.iter().map(|panel| format!("{panel}, messages/s"));
     let has_concurrency = shape.cells.iter().flatten().flatten().any(|cell| cell.max_concurrency.is_some());
     let concurrency = has_concurrency.then(|| "handlers at once".to_owned());
-    let costs = ["CPU ns", "switches", "allocations", "bytes"].map(str::to_owned);
+    let costs = ["CPU ns", "switches", "allocations", "bytes", "N"].map(str::to_owned);
     let columns = ["variant", "order and count"].map(str::to_owned).into_iter();
     head(text, &columns.chain(panels).chain(concurrency).chain(costs).collect::<Vec<_>>());
     for (number, variant) in shape.variants.iter().enumerate() {
         let mut cells = vec![variant.name.clone(), soundness(shape.row(number))];
-        cells.extend(shape.row(number).map(|cell| {
-            cell.map_or_else(String::new, |cell| format!("{}{}", spread(cell.per_s, count), samples(cell)))
-        }));
+        cells.extend(
+            shape.row(number).map(|cell| cell.map_or_else(String::new, |cell| spread(cell.per_s, count))),
+        );
         if has_concurrency {
             let most = shape.row(number).flatten().filter_map(|cell| cell.max_concurrency).max();
             cells.push(most.map_or_else(String::new, |most| most.to_string()));
@@ -72,6 +72,7 @@ fn throughput(text: &mut String, shape: &Shape) {
         cells.extend(
             shape.cells[reference][number].as_ref().map_or_else(|| [const { String::new() }; 4], costs_of),
         );
+        cells.push(samples(shape.row(number).flatten()));
         row(text, &cells);
     }
     write(text, format_args!("\nCosts are of: {}.\n", shape.panels[reference]));
@@ -106,8 +107,10 @@ fn latencies(text: &mut String, shape: &Shape) {
 }
 
 /// How many runs of how many messages.
-fn samples(cell: &Cell) -> String {
-    format!(", N = {} x {}", cell.runs, count(cell.n as f64))
+fn samples<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
+    let mut samples: Vec<_> = cells.map(|cell| format!("{} x {}", cell.runs, count(cell.n as f64))).collect();
+    samples.dedup();
+    samples.join(", ")
 }
 
 fn soundness<'a>(cells: impl Iterator<Item = Option<&'a Cell>>) -> String {

@@ -2,7 +2,7 @@
 
 use crate::drive::WARM_UP;
 use crate::shape::Shape;
-use crate::variant::{Setup, Variant};
+use crate::variant::{Setup, Timed, Variant};
 use crate::variants::VARIANTS;
 use crate::work::Work;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -65,14 +65,7 @@ fn run(name: &str, shape: Shape, producers: usize, workers: usize, n: usize) {
     if shape.has_latency() && (producers != 1 || n <= WARM_UP) {
         refuse(format_args!("{shape} is for 1 producer and more than {WARM_UP} messages"));
     }
-    let n = n.next_multiple_of(producers);
-    let timed = if shape == Shape::Rate { n } else { 0 };
-    let worker_of = |key| (variant.worker_of)(key, workers);
-    let work = Arc::new(Work::new(worker_of, timed, variant.is_concurrent));
-    let setup = Setup { producers, workers, n, work: work.clone() };
-
-    let found = (variant.run)(&setup, shape);
-
+    let (found, tally) = measured(variant, shape, producers, workers, n.next_multiple_of(producers));
     let versions: Vec<_> = variant.about.crates.iter().map(|name| version_of(name)).collect();
     let run = Run {
         contest: "pool",
@@ -85,9 +78,24 @@ fn run(name: &str, shape: Shape, producers: usize, workers: usize, n: usize) {
         settings: variant.about.settings.to_owned(),
         version: versions.join(" + "),
     };
-    let tally = if variant.handles_messages { work.tally(n as u64) } else { Tally::default() };
     Line::new(run, &Measured { cost: found.cost, latency: found.latency, max_concurrency: None, tally })
         .print();
+}
+
+/// Runs a variant, and checks what it handled.
+pub(crate) fn measured(
+    variant: &Variant,
+    shape: Shape,
+    producers: usize,
+    workers: usize,
+    n: usize,
+) -> (Timed, Tally) {
+    let timed = if shape == Shape::Rate { n } else { 0 };
+    let worker_of = |key| (variant.worker_of)(key, workers);
+    let work = Arc::new(Work::new(worker_of, timed, variant.is_concurrent));
+    let found = (variant.run)(&Setup { producers, workers, n, work: work.clone() }, shape);
+    let tally = if variant.handles_messages { work.tally(n as u64) } else { Tally::default() };
+    (found, tally)
 }
 
 /// Each shape with each number of producers and workers, and within it all variants, so that what is compared runs

@@ -48,10 +48,11 @@ fn decoded(setup: &Setup) -> Cost {
         })
         .expect("the topic is there");
     subscription.ready().wait().expect("joins");
-    let payload = payload();
+    let (payload, mut event_id) = (payload(), String::new());
     let cost = publish_all(setup, |id| {
+        id.event_id(&mut event_id);
         let envelope = Envelope::new(id.aggregate_id(), EVENT_TYPE, 1, payload.as_str()).expect("valid");
-        let envelope = envelope.with_event_id(id.event_id()).expect("valid");
+        let envelope = envelope.with_event_id(event_id.as_str()).expect("valid");
         bus.publish(TOPIC, &envelope).wait().expect("stored");
     });
     bus.close(Duration::from_secs(10)).wait();
@@ -81,7 +82,7 @@ fn bytes(setup: &Setup) -> Cost {
     cost
 }
 
-fn publish_all(setup: &Setup, publish: impl Fn(Id)) -> Cost {
+fn publish_all(setup: &Setup, mut publish: impl FnMut(Id)) -> Cost {
     let mut source = Source::new();
     let meter = Meter::start();
     for published in 0..setup.n {

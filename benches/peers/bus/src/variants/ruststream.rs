@@ -117,13 +117,13 @@ fn run<D: Dispatch>(setup: &Setup, form: Form) -> Cost {
         let publisher = broker.publisher();
         let cost = match form {
             Form::Decoded => {
-                let payload = raw(&payload());
+                let (payload, mut event_id) = (raw(&payload()), String::new());
                 publish_all(setup, &publisher, |id| {
-                    let (event_id, aggregate_id) = (id.event_id(), id.aggregate_id());
-                    let decoded = Decoded::new(&event_id, &aggregate_id, &payload);
+                    id.event_id(&mut event_id);
+                    let decoded = Decoded::new(&event_id, id.aggregate_id(), &payload);
                     let mut value = BytesMut::with_capacity(SIZE);
                     serde_json::to_writer((&mut value).writer(), &decoded).expect("is JSON");
-                    (value, aggregate_id)
+                    value
                 })
                 .await
             }
@@ -132,7 +132,7 @@ fn run<D: Dispatch>(setup: &Setup, form: Form) -> Cost {
                 publish_all(setup, &publisher, |id| {
                     let mut value = BytesMut::from(template.bytes());
                     id.put_into(&mut value);
-                    (value, id.aggregate_id())
+                    value
                 })
                 .await
             }
@@ -145,7 +145,7 @@ fn run<D: Dispatch>(setup: &Setup, form: Form) -> Cost {
 async fn publish_all(
     setup: &Setup,
     publisher: &MemoryPublisher,
-    record: impl Fn(Id) -> (BytesMut, String),
+    mut record: impl FnMut(Id) -> BytesMut,
 ) -> Cost {
     let mut source = Source::new();
     let meter = Meter::start();
@@ -153,10 +153,10 @@ async fn publish_all(
         while !setup.work.has_room(published) {
             tokio::task::yield_now().await;
         }
-        let (value, key) = record(source.next_id());
+        let id = source.next_id();
         let mut headers = HeaderMap::new();
-        headers.insert(PARTITION_KEY_HEADER, key);
-        let message = OutgoingMessage::produced(TOPIC, value).with_headers(headers);
+        headers.insert(PARTITION_KEY_HEADER, Str::from_static(id.aggregate_id()));
+        let message = OutgoingMessage::produced(TOPIC, record(id)).with_headers(headers);
         publisher.publish(message, None).await.expect("stored");
     }
     // Blocks the thread of the producer, which is none of the runtime's.

@@ -57,7 +57,7 @@ pub(super) fn chart(shape: &Shape, machine: &Machine) -> Option<String> {
         sheet.text((LEFT - 8, y(at)), &text, 11, FAINT, Anchor::End);
     }
     for (number, panel) in shape.panels.iter().enumerate() {
-        sheet.text((x(number), HEAD + PLOT + 16), &panel.to_string(), 12, TEXT, Anchor::Middle);
+        sheet.text((x(number), HEAD + PLOT + 18), &panel.to_string(), 12, TEXT, Anchor::Middle);
     }
     let place = |(panel, most): &(usize, u64)| (x(*panel), y(*most as f64));
     // Ours last, so that it is on top.
@@ -100,11 +100,21 @@ fn draw_names(sheet: &Sheet<'_>, series: &[Series<'_>], place: impl Fn(&(usize, 
     let last = |series: &Series<'_>| *series.points.last().expect("a series has a point");
     let mut ends: Vec<_> = series.iter().map(|series| (place(&last(series)).1, series)).collect();
     ends.sort_by_key(|(y, _)| *y);
-    let mut free_y = HEAD - LINE;
+    // Down from the first one, then up from the last one, which may have been pushed out at the bottom.
+    let mut free_y = HEAD;
+    for (y, _) in &mut ends {
+        *y = free_y.max(*y);
+        free_y = *y + LINE;
+    }
+    let mut free_y = HEAD + PLOT;
+    for (y, _) in ends.iter_mut().rev() {
+        *y = free_y.min(*y);
+        free_y = *y - LINE;
+    }
     for (y, series) in ends {
-        free_y = y.max(free_y + LINE);
-        let (at, text) =
-            ((WIDTH - NAMES + 14, free_y), format!("{} ({})", series.name.replace('_', " "), last(series).1));
+        let (x, text) =
+            (WIDTH - NAMES + 16, format!("{} ({})", series.name.replace('_', " "), last(series).1));
+        let at = (x, y);
         sheet.rectangle((at.0, at.1 - 4), (at.0 + 8, at.1 + 4), series.color);
         if series.color == OURS {
             sheet.bold((at.0 + 14, at.1), &text, 12, TEXT, Anchor::Start);

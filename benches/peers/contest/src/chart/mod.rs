@@ -47,7 +47,7 @@ fn title(contest: &str, shape: &str) -> String {
         ("nats", "pull") => "records pulled, handled and acknowledged",
         ("pool", "ask_hot") => "ask, one after the other",
         ("pool", "ask_idle") => "ask after a pause of 50 us",
-        ("pool", "rate") => "100,000/s, from the due time to the end",
+        ("pool", "rate") => "100,000/s, from due to end",
         (_, other) => other,
     };
     what.to_owned()

@@ -18,7 +18,7 @@ pub(super) const HEAD: i32 = 78;
 /// Below the last row: the legend and the machine.
 pub(super) const FOOT: i32 = 62;
 /// From the left edge to the panels: names of variants.
-pub(super) const NAMES: i32 = 188;
+pub(super) const NAMES: i32 = 206;
 
 pub(super) const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
 pub(super) const FRAME: RGBColor = RGBColor(208, 215, 222);
@@ -44,7 +44,7 @@ impl Kind {
     pub(super) fn of(variant: &str) -> Self {
         if variant.starts_with("keylane") {
             Self::Ours
-        } else if variant.starts_with("raw") || variant.starts_with("machine") {
+        } else if ["raw", "raw_spsc", "raw_mpmc"].contains(&variant) || variant.starts_with("machine") {
             Self::Floor
         } else {
             Self::Peer
@@ -74,6 +74,8 @@ pub(super) struct Sheet<'a> {
     height: i32,
 }
 
+/// plotters writes a size of text divided by this.
+const TO_PIXELS: f64 = 1.24;
 /// A drawing into a string cannot fail.
 const DRAWN: &str = "a string takes all";
 
@@ -110,7 +112,7 @@ impl<'a> Sheet<'a> {
             Anchor::Middle => HPos::Center,
             Anchor::End => HPos::Right,
         };
-        let font = FontDesc::new(FontFamily::SansSerif, f64::from(font.0), font.1);
+        let font = FontDesc::new(FontFamily::SansSerif, f64::from(font.0) * TO_PIXELS, font.1);
         let style = font.color(&color).pos(Pos::new(side, VPos::Center));
         self.area.draw_text(text, &style, at).expect(DRAWN);
     }
@@ -143,13 +145,13 @@ impl<'a> Sheet<'a> {
 
     /// The name of a variant, left of its row; in red where it broke something.
     pub(super) fn name(&self, y: i32, name: &str, is_sound: bool) {
-        let name = name.replace('_', " ");
+        let text = name.replace('_', " ");
         let color = if is_sound { TEXT } else { BROKEN };
         let at = (NAMES - 10, y);
-        if Kind::of(&name) == Kind::Ours {
-            self.bold(at, &name, 13, color, Anchor::End);
+        if Kind::of(name) == Kind::Ours {
+            self.bold(at, &text, 13, color, Anchor::End);
         } else {
-            self.text(at, &name, 13, color, Anchor::End);
+            self.text(at, &text, 13, color, Anchor::End);
         }
     }
 

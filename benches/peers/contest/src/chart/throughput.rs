@@ -18,7 +18,12 @@ const BAR: i32 = 12;
 pub(super) fn chart(shape: &Shape, machine: &Machine) -> String {
     let mut svg = String::new();
     let height = HEAD + ROW * shape.variants.len() as i32 + FOOT;
-    let heading = format!("{}: {}", shape.contest, title(&shape.contest, &shape.name));
+    let heading = format!(
+        "{}, {}: {}",
+        shape.contest,
+        shape.name.replace('_', " "),
+        title(&shape.contest, &shape.name)
+    );
     let subtitle =
         "messages per second; a bar is the median of the rounds, its whisker the smallest and the largest";
     let sheet = Sheet::new(&mut svg, height, &heading, subtitle);
@@ -44,10 +49,12 @@ pub(super) fn chart(shape: &Shape, machine: &Machine) -> String {
     let (x, y) = sheet.legend(&[
         ("keylane", OURS),
         ("peers", PEER),
-        ("floors: no pool, no bus", FLOOR),
+        ("floors", FLOOR),
         ("broke order or count", BROKEN),
     ]);
-    sheet.text((x, y), "P: producers, W: workers", 12, TEXT, Anchor::Start);
+    if shape.panels.iter().any(|panel| matches!(panel, Panel::Crew { .. })) {
+        sheet.text((x, y), "P: producers, W: workers", 12, TEXT, Anchor::Start);
+    }
     sheet.footer(&format!("{}; {}", machine.short_line(), samples(&shape.cells.iter().flatten().flatten())));
     drop(sheet);
     svg
