@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A run in which nothing ends for so long is over; what is missing is lost.
 pub(crate) const STALLED: Duration = Duration::from_secs(15);
 /// Joining a group may take longer.
-pub(crate) const JOINING: Duration = Duration::from_secs(60);
+pub(crate) const JOINING: Duration = Duration::from_mins(1);
 /// How often is looked whether a run is over.
 const LOOK: Duration = Duration::from_millis(1);
 /// A failing record fails so many times before it succeeds.

@@ -23,6 +23,7 @@ const WORKERS: usize = 2;
 const ACK_PENDING: i64 = 4_096 + 1_024;
 /// The same where handlers wait.
 const IN_FLIGHT_WAITING: usize = 16_384;
+const ACK_PENDING_WAITING: i64 = 16_384 + 1_024;
 /// As over Kafka.
 const LANES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
@@ -116,7 +117,7 @@ fn ruststream(url: &str, stream: &Stream, group: &str, work: Work, is_best: bool
     let is_waiting = !work.takes().is_zero();
     let work = Arc::new(work);
     let mut source = JetStreamSubject::new(stream.subjects(), &*stream.name).durable(group);
-    let pending = if is_waiting { IN_FLIGHT_WAITING as i64 + 1_024 } else { ACK_PENDING };
+    let pending = if is_waiting { ACK_PENDING_WAITING } else { ACK_PENDING };
     if is_best {
         source = source.max_ack_pending(pending);
     }
