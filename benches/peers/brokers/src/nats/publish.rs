@@ -1,7 +1,7 @@
 //! Publishes with acknowledgement. What was stored is read back and checked when the clock has stopped.
 
-use super::streams::{Message, Stream, TIME, id, runtime};
 use super::IN_FLIGHT;
+use super::streams::{Message, Stream, TIME, id, runtime};
 use crate::Outcome;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
