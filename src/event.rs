@@ -35,7 +35,10 @@ enum Form {
         not(any(test, feature = "kafka", feature = "nats")),
         expect(dead_code, reason = "memory has lists")
     )]
-    Encoded(Bytes),
+    Encoded {
+        bytes: Bytes,
+        at: Range<u32>,
+    },
 }
 
 impl Headers {
@@ -74,9 +77,11 @@ impl Headers {
         let header = (name.into(), value.into());
         match &mut self.0 {
             Form::List(list) => list.push(header),
-            Form::Encoded(bytes) => {
+            Form::Encoded { bytes, at } => {
+                let bytes = bytes.slice(at.start as usize..at.end as usize);
                 let name = |range| String::from_utf8_lossy(&bytes[range]).into_owned().into();
-                let headers = Encoded { bytes, at: 0 }.map(|(n, value)| (name(n), bytes.slice(value)));
+                let headers =
+                    Encoded { bytes: &bytes, at: 0 }.map(|(n, value)| (name(n), bytes.slice(value)));
                 self.0 = Form::List(headers.chain([header]).collect());
             }
         }
@@ -107,7 +112,7 @@ impl Headers {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let (list, encoded): (&[Header], &[u8]) = match &self.0 {
             Form::List(list) => (list, &[]),
-            Form::Encoded(bytes) => (&[], bytes),
+            Form::Encoded { bytes, at } => (&[], &bytes[at.start as usize..at.end as usize]),
         };
         let encoded_headers = Encoded { bytes: encoded, at: 0 }.map(move |(name, value)| {
             // A name was text when it was encoded.
@@ -139,9 +144,25 @@ impl Headers {
     }
 
     /// Headers that were written by [`encode`](Self::encode), one behind the other.
-    #[cfg(any(test, feature = "kafka", feature = "nats"))]
+    #[cfg(any(test, feature = "nats"))]
     pub(crate) fn encoded(bytes: Bytes) -> Self {
-        Self(Form::Encoded(bytes))
+        let at = 0..u32::try_from(bytes.len()).expect("what a broker carries has less than 4 GiB");
+        Self::encoded_in(bytes, at)
+    }
+
+    /// The same, of headers in this range of the bytes.
+    #[cfg(any(test, feature = "kafka", feature = "nats"))]
+    pub(crate) fn encoded_in(bytes: Bytes, at: Range<u32>) -> Self {
+        Self(Form::Encoded { bytes, at })
+    }
+
+    /// All bytes that they were encoded in, what stands around them included.
+    pub(crate) fn around(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        match &self.0 {
+            Form::List(_) => &NONE,
+            Form::Encoded { bytes, .. } => bytes,
+        }
     }
 
     /// Appends one header to a buffer in the form that [`encoded`](Self::encoded) takes apart.
@@ -155,7 +176,7 @@ impl Headers {
     }
 
     /// The bytes of all names and values.
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 }
@@ -476,7 +497,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn key(&self) -> Option<&[u8]> {
-        self.inner().record.key.as_deref()
+        self.inner().record.key()
     }
 
     /// The record's bytes, untouched.
@@ -495,7 +516,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn value(&self) -> &[u8] {
-        &self.inner().record.value
+        self.inner().record.value()
     }
 
     /// The record's headers, in order.
@@ -513,7 +534,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn headers(&self) -> &Headers {
-        &self.inner().record.headers
+        self.inner().record.headers()
     }
 
     /// When the record was made, as its publisher said.
@@ -534,7 +555,7 @@ impl Event {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn timestamp(&self) -> SystemTime {
-        self.inner().record.timestamp
+        self.inner().record.timestamp()
     }
 
     /// What the record is ordered by; none: it has no order.
@@ -691,7 +712,7 @@ impl Event {
         Some(self.inner().envelope.as_ref()?.view(self.value()))
     }
 
-    pub(crate) fn record(&self) -> &Record {
+    pub(crate) fn record(&self) -> &FetchedRecord {
         &self.inner().record
     }
 
@@ -734,10 +755,16 @@ mod tests {
         fn encoded_headers_are_the_headers(
             headers in prop::collection::vec(("[a-zA-Z-]{0,6}", prop::collection::vec(any::<u8>(), 0..9)), 0..6),
             wanted in "[a-z-]{0,2}",
+            before in prop::collection::vec(any::<u8>(), 0..9),
+            behind in prop::collection::vec(any::<u8>(), 0..9),
         ) {
             let mut list = Headers::new();
             headers.iter().for_each(|(name, value)| list.push(name.clone(), value.clone()));
-            let mut lazy = Headers::encoded(encoded(&headers));
+            let mut bytes = before.clone();
+            bytes.extend_from_slice(&encoded(&headers));
+            let at = before.len() as u32..bytes.len() as u32;
+            bytes.extend_from_slice(&behind);
+            let mut lazy = Headers::encoded_in(bytes.into(), at);
             prop_assert_eq!(lazy.get(&wanted), list.get(&wanted));
             prop_assert_eq!((lazy.len(), lazy.is_empty(), lazy.size()), (list.len(), list.is_empty(), list.size()));
             prop_assert_eq!(&lazy, &list);

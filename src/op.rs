@@ -142,6 +142,12 @@ impl<T> Promise<T> {
     pub(crate) fn complete(self, value: T) {
         self.0.finish(Ok(value));
     }
+
+    /// The operation is over from here on, also where a lock is held; who waits for it is woken when it is not, with
+    /// [`wake_foreign`](crate::pool::wake_foreign).
+    pub(crate) fn complete_quietly(self, value: T) -> Option<Waker> {
+        self.0.finish_quietly(Ok(value))
+    }
 }
 
 #[cfg(not(loom))]

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use support::{eventually, numbered, quiet_planted_panics};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 fn bus() -> (MemoryBroker, Bus) {
     quiet_planted_panics();

@@ -163,6 +163,25 @@ fn the_counters_tell_what_happened() {
     eventually("it is counted", || again.stats().without_aggregate == 1).unwrap();
 }
 
+/// Who waits until all that was consumed is over asks for just that.
+#[test]
+fn with_nothing_in_flight_the_end_of_all_that_was_consumed_is_counted() {
+    let bus = keylane::connect("memory:?topics=orders&partitions=1").wait().unwrap();
+    let orders = bus.subscribe("orders").group("g").workers(1).handle(|_| Ok(())).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..3_000 {
+                bus.publish("orders", Record::new(n.to_string())).wait().unwrap();
+            }
+        });
+        let mut seen = Stats::default();
+        while seen.succeeded < 3_000 {
+            seen = orders.stats();
+            assert!(seen.in_flight > 0 || seen.succeeded >= seen.consumed, "{seen:?}");
+        }
+    });
+}
+
 #[test]
 fn given_up_and_given_back_records_are_counted() {
     let bus = keylane::connect("memory:?topics=orders&partitions=1").wait().unwrap();

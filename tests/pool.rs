@@ -6,7 +6,7 @@ mod support;
 
 use keylane::pool::{Handler, JobError, Key, Outcome, PoolBuilder, Request, SendError, Turn};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[test]
 fn jobs_of_one_key_run_in_the_order_of_their_submission() {
@@ -64,35 +64,49 @@ fn a_full_lane_gives_the_job_back_and_submit_waits_for_room() {
 
 #[test]
 fn a_future_that_waits_blocks_its_key_and_no_other() {
+    let gate = support::Gate::default();
+    let at = gate.clone();
     let pool = PoolBuilder::new()
         .workers(1)
-        .asynchronous(|n: u32| async move {
-            if n == 0 {
-                smol::Timer::after(Duration::from_millis(30)).await;
+        .asynchronous(move |n: u32| {
+            let at = at.clone();
+            async move {
+                if n == 0 {
+                    at.passed().await;
+                }
+                Instant::now()
             }
-            (n, std::time::Instant::now())
         })
         .unwrap();
     let slow = pool.submit(Key::of("slow"), 0).wait().unwrap();
     let behind = pool.submit(Key::of("slow"), 1).wait().unwrap();
     let other = pool.submit(Key::of("other"), 2).wait().unwrap();
-    let (slow, behind, other) = (slow.wait().unwrap().1, behind.wait().unwrap().1, other.wait().unwrap().1);
+    let other = other.wait().unwrap();
+    gate.open();
+    let (slow, behind) = (slow.wait().unwrap(), behind.wait().unwrap());
     assert!(other < slow && slow <= behind);
 }
 
 #[test]
 fn a_cancelled_job_is_given_back_and_never_runs() {
+    let gate = support::Gate::default();
+    let (at, ran) = (gate.clone(), Arc::new(Mutex::new(Vec::new())));
+    let log = ran.clone();
     let pool = PoolBuilder::new()
         .workers(1)
-        .shared(|n: u32| {
-            std::thread::sleep(Duration::from_millis(n.into()));
+        .shared(move |n: u32| {
+            log.lock().unwrap().push(n);
+            at.pass();
             n
         })
         .unwrap();
     let running = pool.submit(Key::of("a"), 20).wait().unwrap();
     let queued = pool.submit(Key::of("a"), 1).wait().unwrap();
     assert_eq!(queued.cancel().unwrap(), 1);
+    gate.open();
     assert_eq!(running.wait(), Ok(20));
+    pool.close().wait();
+    assert_eq!(*ran.lock().unwrap(), [20]);
 }
 
 #[test]

@@ -448,7 +448,7 @@ fn run_bus(program: &BusProgram) -> Checked {
         if crashes { dead.load(Ordering::Relaxed) >= poison } else { dead.load(Ordering::Relaxed) == poison }
     };
     eventually("each poisoned record became a dead letter", has_all)?;
-    let report = bus.close(Duration::from_secs(10)).wait();
+    let report = bus.close(Duration::from_secs(60)).wait();
     // A member that crashed may still be ending, and tells what it left to its successor.
     let is_all_settled = report.subscriptions.iter().all(|one| one.unsettled.is_empty());
     ensure!(crashes || is_all_settled, "left unsettled: {report:?}");

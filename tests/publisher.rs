@@ -95,6 +95,22 @@ fn dropping_an_operation_withdraws_it_while_it_waits_for_room_and_not_after() {
 }
 
 #[test]
+fn what_a_flush_waits_for_is_over_when_it_is() {
+    let broker = MemoryBroker::builder().topic_with("t", 1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    for n in 0..100_u32 {
+        // Tried again, and so answered on the publisher's own thread.
+        broker.faults().fail_next_publishes("t", 2);
+        let op = bus.publish("t", Record::new(n.to_le_bytes().to_vec()).with_key("k"));
+        while !bus.flush().is_done() {
+            std::hint::spin_loop();
+        }
+        assert!(op.is_done(), "publish {n} was under way when a flush found nothing");
+        op.wait().unwrap();
+    }
+}
+
+#[test]
 fn close_answers_what_the_broker_did_not() {
     let (broker, bus) = broker(|_| {});
     broker.faults().fail_publishes_when(|_, _| true);
@@ -202,6 +218,6 @@ fn who_waits_for_an_outcome_is_woken_by_it_and_by_the_close() {
         (first, outcomes.recv().wait().is_none())
     });
     bus.send("t", Record::new("x")).wait().unwrap();
-    bus.close(Duration::from_secs(5)).wait();
+    bus.close(Duration::from_secs(60)).wait();
     assert_eq!(reader.join().unwrap(), (Some(true), true));
 }

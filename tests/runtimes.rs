@@ -30,8 +30,8 @@ where
         pause_once().await;
     }
     let stats = subscription.stats();
-    let report = subscription.drain(Duration::from_secs(5)).await;
-    let closed = bus.close(Duration::from_secs(5)).await;
+    let report = subscription.drain(Duration::from_secs(60)).await;
+    let closed = bus.close(Duration::from_secs(60)).await;
     assert_eq!(closed.unacknowledged, 0);
     (stats, report.unsettled.len())
 }
@@ -61,8 +61,8 @@ fn without_a_runtime_by_wait_alone() {
     bus.flush().wait();
     eventually("all were handled", || subscription.stats().succeeded == RECORDS).unwrap();
     let stats = subscription.stats();
-    assert_all_handled((stats, subscription.drain(Duration::from_secs(5)).wait().unsettled.len()));
-    assert_eq!(bus.close(Duration::from_secs(5)).wait().unacknowledged, 0);
+    assert_all_handled((stats, subscription.drain(Duration::from_secs(60)).wait().unsettled.len()));
+    assert_eq!(bus.close(Duration::from_secs(60)).wait().unacknowledged, 0);
 }
 
 #[test]

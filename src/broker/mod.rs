@@ -5,6 +5,7 @@
 //! decisions (which record may start, what a failure leads to, which position to commit) are made above, once, so
 //! that every backend keeps the same promises.
 
+mod fetched;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
 pub(crate) mod memory;
@@ -17,8 +18,10 @@ use crate::clock::Clock;
 use crate::event::Record;
 use crate::listeners::Registration;
 use crate::sync::Arc;
-use bytes::Bytes;
-use std::ops::{Deref, Range};
+#[cfg(feature = "kafka")]
+pub(crate) use fetched::Packed;
+pub(crate) use fetched::{Fetched, FetchedRecord};
+use std::ops::Range;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -276,40 +279,6 @@ pub(crate) enum Polled {
     )]
     CommitFailed(Partition, String),
     Record(Fetched),
-}
-
-/// A record as it arrives.
-#[derive(Debug, Clone)]
-pub(crate) struct Fetched {
-    pub(crate) partition: Partition,
-    pub(crate) offset: u64,
-    pub(crate) record: FetchedRecord,
-    /// On NATS, in UTF-8.
-    pub(crate) subject: Option<Bytes>,
-    /// How often the broker handed it out before, as far as it knows.
-    pub(crate) redeliveries: u32,
-}
-
-/// A record that its broker keeps too, or one that was made of what came over the network.
-#[derive(Debug, Clone)]
-pub(crate) enum FetchedRecord {
-    Shared(Arc<Record>),
-    #[cfg_attr(
-        not(any(feature = "kafka", feature = "nats")),
-        expect(dead_code, reason = "memory needs none of it")
-    )]
-    Own(Record),
-}
-
-impl Deref for FetchedRecord {
-    type Target = Record;
-
-    fn deref(&self) -> &Record {
-        match self {
-            Self::Shared(record) => record,
-            Self::Own(record) => record,
-        }
-    }
 }
 
 /// What a broker refused, and why.

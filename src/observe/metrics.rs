@@ -40,7 +40,8 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
             /// Keys that wait just now: for a retry, a dead letter, an operator, or a future.
             pub waiting_keys: u64,
-            /// Delivered and neither settled nor returned just now.
+            /// Delivered and neither settled nor returned just now. Where it is 0, the end of all that `consumed`
+            /// counts is counted, too.
             pub in_flight: u64,
             /// The largest number of records that one worker has just now, queued, waiting and running.
             pub lane_depth: u64,
@@ -54,12 +55,20 @@ macro_rules! counters {
             /// Adds what a worker counted, and empties it.
             pub(crate) fn add(&self, tally: &mut Tally) {
                 let Tally { $($name,)* handling_ns, handling_max_ns } = std::mem::take(tally);
-                // ORDERING: Relaxed, here and below; each counter stands for itself.
-                $(if $name > 0 { self.0.$name.fetch_add($name, Ordering::Relaxed); })*
+                // ORDERING: Release pairs with the Acquire of `consumed`: the intake sets its gauge before it counts.
+                // Relaxed below; each of these stands for itself.
+                $(if $name > 0 { self.0.$name.fetch_add($name, Ordering::Release); })*
                 if handling_ns > 0 {
                     self.0.handling_ns.fetch_add(handling_ns, Ordering::Relaxed);
                     self.0.handling_max_ns.fetch_max(handling_max_ns, Ordering::Relaxed);
                 }
+            }
+
+            /// What was delivered up to now.
+            pub(crate) fn consumed(&self) -> u64 {
+                // ORDERING: Acquire pairs with the Release of `add`: who sees the count sees the gauge that was set
+                // before.
+                self.0.consumed.load(Ordering::Acquire)
             }
 
             /// The counters now; the gauges are left at 0.

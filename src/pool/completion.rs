@@ -125,6 +125,13 @@ impl<T, R> Ask<T, R> {
         // SAFETY: `this` is this side and is not used after the call.
         unsafe { finish(this.cell, answer) }
     }
+
+    /// The same without a wake: who waits is to be woken by the caller, with [`wake_foreign`] and no lock held.
+    pub(crate) fn finish_quietly(self, answer: Result<R, JobError>) -> Option<Waker> {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `this` is this side and is not used after the call.
+        unsafe { set_answer(this.cell, answer) }
+    }
 }
 
 impl<T, R> Drop for Ask<T, R> {
@@ -141,6 +148,17 @@ impl<T, R> Drop for Ask<T, R> {
 /// # Safety
 /// The caller is the worker's side of the cell and does not use it afterwards.
 unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) {
+    // SAFETY: what the caller promises is what is asked here.
+    if let Some(waker) = unsafe { set_answer(at, answer) } {
+        wake_foreign(waker);
+    }
+}
+
+/// Returns who waits for the answer, and is to be woken.
+///
+/// # Safety
+/// The caller is the worker's side of the cell and does not use it afterwards.
+unsafe fn set_answer<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) -> Option<Waker> {
     // SAFETY: the worker's side is not through yet, so the cell lives.
     let cell = unsafe { at.as_ref() };
     // SAFETY: until DONE is set the answer is the worker's to write.
@@ -153,6 +171,7 @@ unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) {
     if before & DETACHED != 0 {
         // SAFETY: the caller was through before DONE was set, and took its waker with it.
         unsafe { free(at, true) };
+        None
     } else if before & WAITING != 0 {
         // SAFETY: WAITING stood beside DONE, so the waker is this side's from here on.
         let waker = cell.waker.with_mut(|slot| unsafe { (*slot).assume_init_read() });
@@ -163,7 +182,9 @@ unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) {
             // SAFETY: the caller detached between DONE and RELEASED and left the cell to this side, without an answer.
             unsafe { free(at, false) };
         }
-        wake_foreign(waker);
+        Some(waker)
+    } else {
+        None
     }
 }
 

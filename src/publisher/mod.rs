@@ -355,7 +355,7 @@ impl Inner {
     /// Carries out what the line says, and lets go of the lock for each call to the broker. One thread sends at a
     /// time, so that the order of the line is the order of the calls.
     fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, out: Vec<Do>) {
-        let (mut completed, mut unread) = (Vec::new(), Vec::new());
+        let (mut waiting, mut unread) = (Vec::new(), Vec::new());
         let mut commands = VecDeque::from(out);
         while let Some(command) = commands.pop_front() {
             match command {
@@ -366,7 +366,8 @@ impl Inner {
                     let Publish { topic, record, reply, keeps_place, .. } = publish;
                     let result = self.result(topic.clone(), result);
                     match reply {
-                        Reply::Op(promise) => completed.push((promise, result)),
+                        // Under the lock: who finds nothing under way finds its publishes over.
+                        Reply::Op(promise) => waiting.extend(promise.complete_quietly(result)),
                         // Withdrawn before it was sent: nobody wants to know.
                         Reply::Outcomes(Some(_)) => {}
                         Reply::Outcomes(None) => {
@@ -397,7 +398,7 @@ impl Inner {
         }
         drop(state);
         unread.iter().for_each(tell_of_failure);
-        completed.into_iter().for_each(|(promise, result)| promise.complete(result));
+        waiting.into_iter().for_each(wake_foreign);
         readers.into_iter().for_each(wake_foreign);
         flushed.into_iter().for_each(|promise| promise.complete(()));
         if is_closing {
@@ -547,7 +548,9 @@ impl Inner {
             let mut waiting = Vec::new();
             for publish in left.into_values() {
                 match publish.reply {
-                    Reply::Op(promise) => waiting.push(promise),
+                    Reply::Op(promise) => {
+                        waiting.extend(promise.complete_quietly(Err(PublishError::Closed)));
+                    }
                     Reply::Outcomes(Some(taken)) => taken.complete(Err(PublishError::Closed)),
                     Reply::Outcomes(None) => {
                         let (topic, key) = (publish.topic, publish.record.key.clone());
@@ -568,7 +571,7 @@ impl Inner {
             self.has_thread.store(false, Ordering::Relaxed);
             drop(state);
             readers.into_iter().for_each(wake_foreign);
-            waiting.into_iter().for_each(|promise| promise.complete(Err(PublishError::Closed)));
+            waiting.into_iter().for_each(wake_foreign);
             flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
             closing.promises.into_iter().for_each(|promise| promise.complete(count));
             return ControlFlow::Break(());

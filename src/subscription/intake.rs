@@ -342,9 +342,10 @@ impl<I: Invoke> Intake<I> {
         self.commit_if_due(now);
         self.leave(now);
         self.tick(now);
+        // Before it is counted: who reads that it was consumed finds it in flight, or its end counted.
+        // ORDERING: Release pairs with the Acquire of `stats`; see there.
+        self.setup.shared.in_flight.store(self.in_flight as u64, Ordering::Release);
         self.setup.shared.counters.add(&mut self.tally);
-        // ORDERING: Relaxed; a gauge.
-        self.setup.shared.in_flight.store(self.in_flight as u64, Ordering::Relaxed);
         is_busy
     }
 
@@ -675,19 +676,19 @@ impl<I: Invoke> Intake<I> {
         let takes_envelopes = self.setup.shared.takes_envelopes;
         let parsed = if bytes > limit {
             Err(format!("the record has {bytes} bytes; at most {limit} are accepted"))
-        } else if takes_envelopes || looks_like_envelope(&record.value) {
+        } else if takes_envelopes || looks_like_envelope(record.value()) {
             let limits = Limits { max_bytes: limit, ..Limits::default() };
-            envelope::parse_spans(&record.value, &limits)
+            envelope::parse_spans(record.value(), &limits)
                 .map_err(|error| format!("no valid Envelope: {error}"))
         } else {
             Err(String::new())
         };
         let view = RecordView {
             envelope_aggregate_id: parsed.as_ref().ok().map(|(parsed, text)| parsed.aggregate_id_in(text)),
-            key: record.key.as_deref(),
-            headers: &record.headers,
+            key: record.key(),
+            headers: record.headers(),
             subject: fetched.subject.as_deref().and_then(|subject| std::str::from_utf8(subject).ok()),
-            value: &record.value,
+            value: record.value(),
         };
         // A route may be foreign code. Its panic is the record's failure: without its aggregate it must not run.
         let found = catch_unwind(AssertUnwindSafe(|| self.setup.route.find(view))).map_err(panic_message);

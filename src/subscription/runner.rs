@@ -6,7 +6,7 @@ use crate::clock::after;
 use crate::delivery::dead_letter::DeadRecord;
 use crate::delivery::partitions::Token;
 use crate::delivery::retry::{Decision, dead_letter_backoff, decide};
-use crate::event::{Event, Record};
+use crate::event::Event;
 use crate::handler::{Failure, HandlerError};
 use crate::observe::metrics::Tally;
 use crate::op::Op;
@@ -278,12 +278,7 @@ impl<I: Invoke> Runner<I> {
             time: self.shared.clock.system_time(),
         }
         .headers();
-        let record = Record {
-            key: event.record().key.clone(),
-            value: event.record().value.clone(),
-            headers,
-            timestamp: event.timestamp(),
-        };
+        let record = event.record().with_headers(headers);
         let op = self.shared.publisher.publish_any_size(topic, record);
         Outcome::Lease(Leased::DeadLetter { op }, None)
     }

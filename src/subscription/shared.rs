@@ -127,10 +127,16 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self, depths: impl Iterator<Item = u64>) -> Stats {
-        // ORDERING: Relaxed; gauges that go on.
+        // First what was consumed, then what of it is in flight, then how the rest ended: with nothing in flight the end
+        // of all that was consumed is counted.
+        let consumed = self.counters.consumed();
+        // ORDERING: Acquire pairs with the intake's Release, behind whose lock of the verdicts stands what the workers
+        // counted before they gave them. Relaxed for gauges that go on.
+        let in_flight = self.in_flight.load(Ordering::Acquire);
         Stats {
+            consumed,
             waiting_keys: self.waiting_keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum(),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight,
             lane_depth: depths.max().unwrap_or(0),
             ..self.counters.snapshot()
         }

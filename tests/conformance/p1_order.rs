@@ -189,7 +189,7 @@ pub fn through_rebalances(backend: &dyn Backend) -> Checked {
                 members.push(member(backend, &*cluster, &book, kind)?.1);
             } else {
                 let leaving = members.remove(0);
-                let report = leaving.drain(Duration::from_secs(10)).wait();
+                let report = leaving.drain(Duration::from_secs(60)).wait();
                 ensure!(report.still_running.is_empty(), "handlers were left behind: {report:?}");
             }
         }

@@ -88,6 +88,9 @@ pub fn distance(backend: &dyn Backend) -> Checked {
             matches!(problem, Problem::WindowFull { place, .. } if place.offset == cluster.first_offset() && place.key.as_deref() == Some("key-0"))
         })
     })?;
+    eventually("what was delivered is handled", || handled.load(Ordering::Relaxed) >= 15)?;
+    eventually("the first is held", || subscription.held().len() == 1)?;
+    std::thread::sleep(Duration::from_millis(50));
     let far = handled.load(Ordering::Relaxed);
     ensure!(far == 15, "{far} records were handled within a distance of 16 from the first");
     let held = subscription.held().remove(0);
@@ -158,7 +161,7 @@ pub fn full_and_alive(backend: &dyn Backend) -> Checked {
     ensure!(full.health().status == Status::Running, "the full member has ended");
     ensure!(started.load(Ordering::Relaxed) <= 4, "the full member took more than its window");
     gate.open();
-    full.drain(Duration::from_secs(10)).wait();
+    full.drain(Duration::from_secs(60)).wait();
     eventually("the other took over what was left", || {
         started.load(Ordering::Relaxed) + joined.stats().succeeded >= 20
     })

@@ -23,7 +23,7 @@ impl<Broker: Send + Sync> Real<Broker> {
         for topic in TOPICS {
             bus.create_topic(&self.topic(topic)).wait().expect("a topic can be created");
         }
-        let _ = bus.close(std::time::Duration::from_secs(5)).wait();
+        let _ = bus.close(std::time::Duration::from_secs(60)).wait();
         Box::new(self)
     }
 }

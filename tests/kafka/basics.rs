@@ -31,7 +31,7 @@ fn what_is_published_is_handled_and_committed() {
     let committed =
         || (0..3).filter_map(|p| committed(shared().port, &topic, &topic, p)).map(|(o, _)| o).sum::<i64>();
     eventually("all is committed", || committed() == 300).unwrap();
-    let report = bus.close(Duration::from_secs(10)).wait();
+    let report = bus.close(Duration::from_secs(60)).wait();
     assert_eq!((report.unacknowledged, report.subscriptions[0].unsettled.len()), (0, 0));
     for key in 0..7 {
         let key = format!("key-{key}");

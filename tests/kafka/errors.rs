@@ -26,12 +26,14 @@ fn a_property_that_breaks_a_promise_is_refused_before_any_connection() {
         ("security.protocol", "hunter2"),
     ] {
         let since = Instant::now();
-        let error =
-            connect_error(|config| drop(config.kafka.properties.0.insert(name.to_owned(), value.to_owned())));
+        let error = connect_error(|config| {
+            config.kafka.connect_timeout = Duration::from_secs(60);
+            config.kafka.properties.0.insert(name.to_owned(), value.to_owned());
+        });
         assert!(matches!(error, ConnectError::Config(_)), "{error}");
         assert!(error.to_string().contains(name), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "a value is shown: {error}");
-        assert!(since.elapsed() < Duration::from_secs(1), "something was tried first");
+        assert!(since.elapsed() < Duration::from_secs(20), "something was tried first");
     }
 }
 
@@ -41,7 +43,7 @@ fn a_broker_that_is_not_there_is_named() {
     let error = connect_error(|_| {});
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("127.0.0.1:"), "{error}");
-    assert!(since.elapsed() < Duration::from_secs(10));
+    assert!(since.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
@@ -55,7 +57,7 @@ fn a_topic_that_does_not_exist_is_named() {
     let refused = bus.publish(&topic, Record::new("x").with_key("k")).wait();
     let Err(PublishError::Refused { reason, .. }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains(&topic) && reason.contains("create_topics"), "{reason}");
-    assert!(since.elapsed() < Duration::from_secs(5), "told after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(20), "told after {:?}", since.elapsed());
     // It is not there because somebody asked for it.
     let refused = bus.subscribe(&topic).group("g").handle(|_| Ok(()));
     assert!(refused.is_err());

@@ -3,7 +3,7 @@
 use crate::cluster::{fresh, shared};
 use crate::security::{authority, secured, url_with_user};
 use crate::support::effects::{Effect, none, prove, text};
-use crate::support::eventually;
+use crate::support::{eventually, servers};
 use keylane::{Config, Record};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -110,7 +110,7 @@ fn bus(toml: &str) -> keylane::Bus {
 
 /// Whether it gives a broker up that says nothing.
 fn gives_up_soon(toml: &str) -> String {
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let silent = servers::free_listener();
     let port = silent.local_addr().expect("it is bound").port();
     text(keylane::connect_with(config(toml, port)).wait_timeout(Duration::from_millis(2_500)).is_ok())
 }

@@ -59,7 +59,7 @@ fn through_rebalances(protocol: GroupProtocol) {
             let other = connect_to(shared().port, 4, quick(protocol));
             members.push(member(&other, &topic, &book));
         } else {
-            let report = members.remove(0).drain(Duration::from_secs(10)).wait();
+            let report = members.remove(0).drain(Duration::from_secs(60)).wait();
             assert!(report.still_running.is_empty(), "{report:?}");
         }
     }

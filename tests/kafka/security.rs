@@ -116,7 +116,7 @@ fn works(config: Config) {
     let orders = bus.subscribe_envelopes(&topic).group(&topic).handle(|_| Ok(())).unwrap();
     bus.publish(&topic, numbered("key", 1)).wait().unwrap();
     eventually("it is handled", || orders.stats().succeeded == 1).unwrap();
-    assert_eq!(bus.close(Duration::from_secs(10)).wait().unacknowledged, 0);
+    assert_eq!(bus.close(Duration::from_secs(60)).wait().unacknowledged, 0);
 }
 
 /// Connects and fails, soon and with a refusal that says this much.

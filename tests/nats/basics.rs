@@ -53,7 +53,7 @@ fn records_come_back_in_their_order_with_key_headers_and_time() {
         assert_eq!((&came.1[..], &came.2), (&sent.value[..], &sent.headers));
         assert_eq!(ms(came.3), ms(sent.timestamp));
     }
-    let report = bus.close(Duration::from_secs(10)).wait();
+    let report = bus.close(Duration::from_secs(60)).wait();
     assert!(report.subscriptions[0].unsettled.is_empty());
 }
 
@@ -72,7 +72,7 @@ fn a_record_of_somebody_else_is_routed_by_the_last_token_of_its_subject() {
             Ok(())
         })
         .unwrap();
-    let came = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    let came = told.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(came, (Some("order-42".to_owned()), b"paid".to_vec()));
 }
 

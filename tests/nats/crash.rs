@@ -4,7 +4,7 @@ use crate::support::order::Book;
 use crate::support::servers::Server;
 use crate::support::{eventually, number, within};
 use crate::{connect, connect_to, server};
-use keylane::{DeadLetter, Envelope, HandlerError, Record, Retry};
+use keylane::{Config, DeadLetter, Envelope, HandlerError, Record, Retry};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 const KEYS: u64 = 100;
 const CHILD: &str = "KEYLANE_TEST_CHILD";
+/// After how long a silent one of the patient is taken for dead.
+pub const PIN: Duration = Duration::from_secs(60);
 /// How often the tests of crashes kill; more where the figures are measured.
 const CRASHES: &str = "KEYLANE_TEST_CRASHES";
 
@@ -63,13 +65,19 @@ fn child() {
     let mut next = || parts.next().expect("three lines");
     let (what, port, log) = (next(), next().parse().expect("a port"), PathBuf::from(next()));
     match what {
-        "consumer" => consume(port, &log, |_| Ok(())),
-        "killer" => consume(port, &log, |event| {
-            if event.aggregate_id() == Some("killer") {
-                std::process::abort();
-            }
-            Ok(())
-        }),
+        "consumer" => consume(port, &log, |_| {}, |_| Ok(())),
+        "patient consumer" => consume(port, &log, |config| config.nats.takeover_after = PIN, |_| Ok(())),
+        "killer" => consume(
+            port,
+            &log,
+            |_| {},
+            |event| {
+                if event.aggregate_id() == Some("killer") {
+                    std::process::abort();
+                }
+                Ok(())
+            },
+        ),
         "idle" => crate::work::idle(port, &log),
         other => panic!("no child does {other}"),
     }
@@ -79,9 +87,10 @@ fn child() {
 fn consume(
     port: u16,
     log: &Path,
+    tune: impl FnOnce(&mut Config),
     before: impl Fn(&keylane::Event) -> Result<(), HandlerError> + Send + Sync + 'static,
 ) {
-    let bus = connect_to(port, |_| {});
+    let bus = connect_to(port, tune);
     let log = log.to_owned();
     let mut builder = bus.subscribe_envelopes("orders").group("billing").workers(4);
     if log.to_string_lossy().contains("killer") {
@@ -150,7 +159,7 @@ pub fn publisher(port: u16, stop: Arc<AtomicBool>, pace: Duration) -> std::threa
         for publish in waiting {
             publish.wait().expect("it is stored");
         }
-        bus.close(Duration::from_secs(10)).wait();
+        bus.close(Duration::from_secs(60)).wait();
         n
     })
 }

@@ -124,7 +124,7 @@ fn bus(toml: &str, server: &Server) -> Bus {
 
 /// Whether it gives a server up that says nothing.
 fn gives_up_soon(toml: &str) -> String {
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let silent = servers::free_listener();
     let port = silent.local_addr().expect("it is bound").port();
     text(keylane::connect_with(config(toml, port)).wait_timeout(Duration::from_millis(1_500)).is_ok())
 }

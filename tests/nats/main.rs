@@ -24,7 +24,7 @@ fn server(topics: &[&str]) -> Server {
     for topic in topics {
         bus.create_topic(topic).wait().expect("a new server takes a stream");
     }
-    bus.close(std::time::Duration::from_secs(5)).wait();
+    bus.close(std::time::Duration::from_secs(60)).wait();
     server
 }
 

@@ -169,7 +169,7 @@ fn config(url: &str) -> Config {
     let mut config = Config::default();
     url.clone_into(&mut config.url);
     config.nats.create_topics = true;
-    config.nats.connect_timeout = Duration::from_secs(5);
+    config.nats.connect_timeout = Duration::from_secs(30);
     config
 }
 
@@ -180,7 +180,7 @@ fn works(config: Config) {
     let orders = bus.subscribe_envelopes("secured").group("secured").handle(|_| Ok(())).unwrap();
     bus.publish("secured", numbered("key", 1)).wait().unwrap();
     eventually("it is handled", || orders.stats().succeeded >= 1).unwrap();
-    assert_eq!(bus.close(Duration::from_secs(10)).wait().unacknowledged, 0);
+    assert_eq!(bus.close(Duration::from_secs(60)).wait().unacknowledged, 0);
 }
 
 /// Connects and fails, with a refusal that says this much and no secret.

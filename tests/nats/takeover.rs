@@ -1,6 +1,6 @@
 //! Two instances of one group: one is active, the other takes over, and nothing overtakes on the way.
 
-use crate::crash::{Process, judge, lines, log_file, publisher};
+use crate::crash::{PIN, Process, judge, lines, log_file, publisher};
 use crate::support::order::Book;
 use crate::support::{Gate, eventually, number, numbered, within};
 use crate::{connect, server};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn soon(config: &mut Config) {
-    config.nats.takeover_after = Duration::from_secs(1);
+    config.nats.takeover_after = Duration::from_secs(2);
 }
 
 fn instance(bus: &Bus, book: &Arc<Book>) -> Subscription {
@@ -42,11 +42,13 @@ fn one_is_active_and_the_other_takes_over_at_once_when_it_closes() {
         first.publish("orders", numbered("key", n)).wait().unwrap();
     }
     eventually("all is handled", || book.over() == 500).unwrap();
-    assert_eq!((active.stats().succeeded, standby.stats().succeeded), (500, 0), "one has it all");
+    // Counted when the handler has ended.
+    eventually("one has it all", || active.stats().succeeded == 500).unwrap();
+    assert_eq!(standby.stats().succeeded, 0, "one has it all");
     assert_eq!(standby.health().status, Status::Running, "it stands by, ready");
     let publishes: Vec<_> = (500..2_500).map(|n| second.publish("orders", numbered("key", n))).collect();
     eventually("it is at work", || book.over() > 600).unwrap();
-    active.drain(Duration::from_secs(5)).wait();
+    active.drain(Duration::from_secs(60)).wait();
     let (left, at) = (Instant::now(), standby.stats().succeeded);
     eventually("the other took over", || standby.stats().succeeded > at).unwrap();
     let took = left.elapsed();
@@ -55,8 +57,8 @@ fn one_is_active_and_the_other_takes_over_at_once_when_it_closes() {
     book.verdict().unwrap();
     assert_eq!(book.repeats(), 0, "what was handled was acknowledged before it moved");
     eprintln!("taken over {took:.0?} after a drain");
-    first.close(Duration::from_secs(5)).wait();
-    second.close(Duration::from_secs(5)).wait();
+    first.close(Duration::from_secs(60)).wait();
+    second.close(Duration::from_secs(60)).wait();
 }
 
 #[test]
@@ -64,12 +66,12 @@ fn a_killed_instance_is_taken_over_in_order_and_soon() {
     let server = server(&["orders"]);
     let log = log_file(&server, "effects");
     let stop = Arc::new(AtomicBool::new(false));
-    let mut active = Process::start("consumer", server.port, &log);
+    let mut active = Process::start("patient consumer", server.port, &log);
     let publisher = publisher(server.port, stop.clone(), Duration::from_millis(8));
     eventually("it is active", || lines(&log) > 0).unwrap();
     let mut gaps = Vec::new();
     for _ in 0..3 {
-        let standby = Process::start("consumer", server.port, &log);
+        let standby = Process::start("patient consumer", server.port, &log);
         let before = lines(&log);
         // Long enough for the other to have joined.
         eventually("it is at work", || lines(&log) > before + 2_000).unwrap();
@@ -86,7 +88,7 @@ fn a_killed_instance_is_taken_over_in_order_and_soon() {
     let (over, repeats) = judge(&log).unwrap();
     assert_eq!(over, published);
     eprintln!("taken over after SIGKILL: {gaps:.0?}, {repeats} repeats of {published}");
-    assert!(gaps.iter().all(|gap| *gap < Duration::from_secs(5)), "it is found dead before its pin ends");
+    assert!(gaps.iter().all(|gap| *gap < PIN / 2), "it is found dead before its pin ends");
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn a_silent_instance_is_taken_over_after_its_time_and_loses_what_it_had() {
     let standby = instance(&other, &book);
     proxy.set_reachable(false);
     eventually("the other took over, with all that was in work", || book.over() == 10).unwrap();
-    assert_eq!(standby.stats().succeeded, 10);
+    eventually("it counts them", || standby.stats().succeeded == 10).unwrap();
     proxy.set_reachable(true);
     eventually("the first has lost it", || stuck.stats().in_flight == 0).unwrap();
     gate.open();
@@ -153,7 +155,7 @@ fn a_full_instance_stays_active_and_is_taken_over_when_it_leaves() {
     let book = Arc::new(Book::default());
     let standby = instance(&second, &book);
     // Beyond the time after which a silent one would be taken over.
-    std::thread::sleep(Duration::from_millis(2_500));
+    std::thread::sleep(Duration::from_millis(4_500));
     assert_eq!(standby.stats().consumed, 0, "a full instance was taken for a dead one");
     let report = full.drain(Duration::from_millis(50)).wait();
     assert_eq!(report.unsettled.len(), 2);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_record_in_work_is_not_delivered_again_however_long_it_takes() {
     let server = server(&["orders"]);
-    let bus = connect(&server, |config| config.nats.ack_wait = Duration::from_secs(1));
+    let bus = connect(&server, |config| config.nats.ack_wait = Duration::from_secs(3));
     let calls = Arc::new(AtomicU64::new(0));
     let count = calls.clone();
     let builder = bus.subscribe_envelopes("orders").group("billing").workers(1);
@@ -20,7 +20,7 @@ fn a_record_in_work_is_not_delivered_again_however_long_it_takes() {
         .handle(move |event| {
             count.fetch_add(1, Ordering::Relaxed);
             if number(event) == 0 {
-                std::thread::sleep(Duration::from_millis(3_500));
+                std::thread::sleep(Duration::from_millis(7_500));
             }
             Ok(())
         })
@@ -120,7 +120,7 @@ fn a_drain_is_no_attempt_however_often_there_is_one() {
             .unwrap();
         eventually("they are tried", || failed.load(Ordering::Relaxed) == 50).unwrap();
         assert_eq!(subscription.stats().dead_lettered, 0, "in round {round} a drain counted as an attempt");
-        assert_eq!(subscription.drain(Duration::from_secs(5)).wait().unsettled.len(), 50);
-        bus.close(Duration::from_secs(5)).wait();
+        assert_eq!(subscription.drain(Duration::from_secs(60)).wait().unsettled.len(), 50);
+        bus.close(Duration::from_secs(60)).wait();
     }
 }

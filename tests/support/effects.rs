@@ -1,4 +1,4 @@
-//! Of keys of the configuration that only a real broker knows, that each changes what the bus does.
+//! Of keys of the configuration, that each changes what the bus does.
 
 use std::fmt::Debug;
 
@@ -22,6 +22,19 @@ pub fn text(value: impl Debug) -> String {
     format!("{value:?}")
 }
 
+/// What was seen, as soon as it is what is expected. A machine that is busy may make an observation by the clock come
+/// out otherwise now and then, a key that does nothing always.
+pub fn seen(expected: &str, see: impl Fn() -> String) -> String {
+    let mut seen = see();
+    for _ in 1..5 {
+        if seen == expected {
+            break;
+        }
+        seen = see();
+    }
+    seen
+}
+
 /// Proves the documented keys of a section, all of them and in their order.
 pub fn prove(section: &str, effects: &[Effect]) {
     let documented: Vec<&str> = (include_str!("../../src/config/keys.md").lines().skip(2))
@@ -31,7 +44,8 @@ pub fn prove(section: &str, effects: &[Effect]) {
     assert_eq!(effects.iter().map(|effect| effect.key).collect::<Vec<_>>(), documented);
     for Effect { key, value, besides, see, without, with } in effects {
         let (value, besides) = (value(), besides());
-        assert_eq!(see(&besides), *without, "without `{key}`");
-        assert_eq!(see(&format!("{besides}\n{key} = {value}")), *with, "with `{key} = {value}`");
+        assert_eq!(seen(without, || see(&besides)), *without, "without `{key}`");
+        let set = format!("{besides}\n{key} = {value}");
+        assert_eq!(seen(with, || see(&set)), *with, "with `{key} = {value}`");
     }
 }

@@ -1,7 +1,6 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-#[cfg(any(feature = "kafka", feature = "nats"))]
 pub mod effects;
 pub mod order;
 #[cfg(any(feature = "kafka", feature = "nats"))]
@@ -30,7 +29,7 @@ macro_rules! ensure {
 }
 
 /// How long anything that should happen may take before a test says that it did not.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 thread_local! {
     static PATIENCE: Cell<Duration> = const { Cell::new(SOON) };
@@ -39,6 +38,11 @@ thread_local! {
 /// Waits less on this thread from now on: for a fault that shows as something that does not happen.
 pub fn be_impatient() {
     PATIENCE.set(Duration::from_millis(1_500));
+}
+
+/// How long this thread waits for what should happen.
+pub fn patience() -> Duration {
+    PATIENCE.get()
 }
 
 /// Waits until the condition holds.
@@ -54,6 +58,22 @@ pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> C
             return Err(format!("it did not come to this within {limit:?}: {what}"));
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Waits until a count has come to `goal`, for as long as it moves: it may be slow, but never stand still.
+pub fn comes_to(goal: u64, what: &str, mut count: impl FnMut() -> u64) -> Checked {
+    let (mut last, mut moved) = (count(), Instant::now());
+    while last < goal {
+        if moved.elapsed() > PATIENCE.get() {
+            return Err(format!("it stands still at {last} of {goal}: {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        let now = count();
+        if now > last {
+            (last, moved) = (now, Instant::now());
+        }
     }
     Ok(())
 }
@@ -161,12 +181,22 @@ pub fn threads_named(prefix: &str) -> Vec<String> {
 
 /// The CPU time that this process has used.
 pub fn cpu_time() -> Duration {
+    thread_times(1)
+}
+
+/// The CPU time that this process would have used on a machine of its own: with what its threads waited for a core.
+pub fn wanted_cpu_time() -> Duration {
+    thread_times(2)
+}
+
+/// The first fields of the threads' schedstat, summed: the time on a core, and the time that it waited for one.
+fn thread_times(fields: usize) -> Duration {
     // Fields 14 and 15 of /proc/self/stat, in ticks of 10 ms; /proc/self/schedstat covers one thread only, so the
     // threads' are summed for a finer reading.
     let tasks = std::fs::read_dir("/proc/self/task").expect("these tests read CPU times as Linux gives them");
     let times = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
+        text.split(' ').take(fields).map(|field| field.parse::<u64>().ok()).sum::<Option<u64>>()
     });
     Duration::from_nanos(times.sum())
 }

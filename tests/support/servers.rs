@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 const KAFKA: &str = "kafka-4.3.1";
 const NATS: &str = "nats-server-2.15.1";
+/// How long a server may take to start, on a machine that is busy.
+const STARTS: Duration = Duration::from_secs(180);
 
 /// Where `tests/brokers` installs.
 fn home() -> PathBuf {
@@ -32,10 +34,26 @@ fn installed(name: &str) -> PathBuf {
     path
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody has, and that this program gives to nobody else: a server may take its time to listen there. Below
+/// those that the system gives to whoever connects or asks for any.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-    listener.local_addr().expect("it is bound").port()
+    free_listener().local_addr().expect("it is bound").port()
+}
+
+/// The same with a listener there.
+pub fn free_listener() -> TcpListener {
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 6_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Programs that run beside each other begin at different ones.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..PORTS {
+        let port = FIRST + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port as u16)) {
+            return listener;
+        }
+    }
+    panic!("none of {PORTS} loopback ports is free");
 }
 
 /// An empty folder for a server's files; those of test programs that are gone are removed.
@@ -77,7 +95,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .expect("bash runs");
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + STARTS;
         let pid = loop {
             let text = fs::read_to_string(pid_file).unwrap_or_default();
             if let Ok(pid) = text.trim().parse() {
@@ -138,7 +156,7 @@ impl Server {
     }
 
     fn wait_for_port(&self) {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + STARTS;
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let process = self.process.as_ref().expect("it was started");
             assert!(

@@ -1,10 +1,9 @@
 //! Records that were fetched together, in one allocation.
 
-use crate::broker::{Fetched, FetchedRecord, Partition};
-use crate::event::{Headers, Record};
+use crate::broker::{Fetched, FetchedRecord, Packed, Partition};
+use crate::event::Headers;
 use bytes::Bytes;
 use std::ops::Range;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// How much a record that is held for long keeps in memory at most, beyond itself: a few hundred records of the usual
 /// size.
@@ -14,9 +13,9 @@ const CAPACITY: usize = 64 << 10;
 struct Parts {
     partition: Partition,
     offset: u64,
-    key: Option<Range<usize>>,
-    value: Range<usize>,
-    headers: Range<usize>,
+    key: Option<Range<u32>>,
+    value: Range<u32>,
+    headers: Range<u32>,
     timestamp_ms: u64,
     /// Key, value, and names and values of the headers, as the subscription counts them.
     size: usize,
@@ -46,13 +45,13 @@ impl Arena {
         }
         let key = key.map(|key| self.append(key));
         let value = self.append(value);
-        let begin = self.bytes.len();
+        let begin = self.end();
         let mut size = value.len() + key.as_ref().map_or(0, Range::len);
         each_header(&mut |name, value| {
             Headers::encode(name, value, &mut self.bytes);
             size += name.len() + value.len();
         });
-        let headers = begin..self.bytes.len();
+        let headers = begin..self.end();
         self.parts.push(Parts { partition, offset, key, value, headers, timestamp_ms, size });
         self.size += size;
         // What comes next should fit without moving all that is there.
@@ -60,15 +59,19 @@ impl Arena {
         self.bytes.len() + usual > CAPACITY
     }
 
-    fn append(&mut self, part: &[u8]) -> Range<usize> {
-        let begin = self.bytes.len();
+    fn append(&mut self, part: &[u8]) -> Range<u32> {
+        let (begin, at) = (self.bytes.len(), self.end());
         let end = begin + part.len();
         // It doubles as it grows, but not beyond what it may take.
         if end > self.bytes.capacity() && end <= CAPACITY {
             self.bytes.reserve_exact((2 * end).min(CAPACITY) - begin);
         }
         self.bytes.extend_from_slice(part);
-        begin..self.bytes.len()
+        at..self.end()
+    }
+
+    fn end(&self) -> u32 {
+        u32::try_from(self.bytes.len()).expect("one record, or few short ones: less than 4 GiB")
     }
 
     pub(super) fn records(&self) -> usize {
@@ -86,26 +89,10 @@ impl Arena {
         self.size = 0;
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         self.parts.drain(..).map(move |parts| {
-            let headers = if parts.headers.is_empty() {
-                Headers::new()
-            } else {
-                Headers::encoded(bytes.slice(parts.headers))
-            };
-            let record = Record {
-                key: parts.key.map(|key| bytes.slice(key)),
-                value: bytes.slice(parts.value),
-                headers,
-                timestamp: UNIX_EPOCH + Duration::from_millis(parts.timestamp_ms),
-            };
-            let record = FetchedRecord::Own(record);
-            let fetched = Fetched {
-                partition: parts.partition,
-                offset: parts.offset,
-                record,
-                subject: None,
-                redeliveries: 0,
-            };
-            (fetched, parts.size)
+            let Parts { partition, offset, key, value, headers, timestamp_ms, size } = parts;
+            let packed = Packed::new(bytes.clone(), headers, key, value, timestamp_ms);
+            let record = FetchedRecord::Packed(packed);
+            (Fetched { partition, offset, record, subject: None, redeliveries: 0 }, size)
         })
     }
 }
@@ -113,6 +100,8 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Record;
+    use std::time::{Duration, UNIX_EPOCH};
 
     const PARTITION: Partition = Partition { topic: 0, partition: 3, generation: 1 };
 
@@ -129,11 +118,14 @@ mod tests {
         let mut first = Record::new("paid").with_key("k");
         first.timestamp = UNIX_EPOCH + Duration::from_millis(1_500);
         headers.iter().for_each(|(name, value)| first.headers.push(*name, value.to_vec()));
-        assert_eq!((&*records[0].0.record, records[0].0.offset, records[0].1), (&first, 7, first.size()));
-        assert_eq!(
-            (records[1].0.record.key.as_ref(), records[1].0.record.value.len(), records[1].1),
-            (None, 0, 0)
-        );
+        let (fetched, size) = &records[0];
+        let record = &fetched.record;
+        assert_eq!(record.with_headers(record.headers().clone()), first);
+        assert_eq!((record.key(), record.value()), (Some(&b"k"[..]), &b"paid"[..]));
+        assert_eq!((fetched.offset, *size, record.size()), (7, first.size(), first.size()));
+        let (fetched, size) = &records[1];
+        let record = &fetched.record;
+        assert_eq!((record.key(), record.value(), record.headers().len(), *size), (None, &b""[..], 0, 0));
         assert_eq!((arena.records(), arena.size()), (0, 0));
     }
 

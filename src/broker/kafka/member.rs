@@ -9,7 +9,7 @@ use super::headers::each_header;
 use super::properties::Properties;
 use super::topics;
 use super::trouble::{Kind, Sign, Trouble};
-use crate::broker::{BrokerError, Budget};
+use crate::broker::{BrokerError, Budget, Fetched};
 use crate::op::Promise;
 use crate::park::Parker;
 use crate::sync::Arc;
@@ -87,6 +87,8 @@ struct Member {
     flow: Flow,
     trouble: Trouble,
     arena: Arena,
+    /// What was in the arena, made before the lock is taken that the subscription waits for.
+    fetched: Vec<(Fetched, usize)>,
     /// Since when the group's protocol is known.
     taken_since: Option<Instant>,
     fatal: Option<String>,
@@ -107,6 +109,7 @@ impl Member {
             flow: Flow::new(),
             trouble: Trouble::default(),
             arena: Arena::default(),
+            fetched: Vec::new(),
             taken_since: None,
             fatal: None,
         })
@@ -184,9 +187,10 @@ impl Member {
             }
         };
         if self.arena.records() > 0 {
+            self.fetched.extend(self.arena.drain());
             {
                 let mut state = self.desk.state.lock();
-                self.arena.drain().for_each(|(fetched, bytes)| state.mailbox.push(fetched, bytes));
+                self.fetched.drain(..).for_each(|(fetched, bytes)| state.mailbox.push(fetched, bytes));
             }
             self.trouble.works(Sign::Work);
             self.desk.wake_subscription();

@@ -5,6 +5,7 @@ use crate::broker::{Budget, Committed, Durability, Fetched, Partition, Polled, P
 use crate::clock::ManualClock;
 use crate::park::Parker;
 use crate::sync::{AtomicUsize, thread};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Wake;
 use std::time::Duration;
@@ -186,7 +187,7 @@ fn a_subscription_to_several_topics_tells_them_apart() {
     broker.append("b", Record::new("of b")).unwrap();
     let mut member = Joined::subscribed(&broker, &["b", "a"], Start::Earliest);
     let mut found: Vec<_> =
-        member.poll().iter().map(|f| (f.partition.topic, f.record.value.clone())).collect();
+        member.poll().iter().map(|f| (f.partition.topic, Bytes::copy_from_slice(f.record.value()))).collect();
     found.sort();
     assert_eq!(found, [(0, "of b".into()), (1, "of a".into())]);
 }
@@ -449,7 +450,7 @@ fn threads_that_sleep_for_room_and_for_records_lose_no_wake_and_no_record() {
     const KEYS: usize = 16;
     let broker = MemoryBroker::builder().topic_with("t", 4).retention_records(64).build();
     let left = Arc::new(AtomicUsize::new(2 * EACH));
-    let seen = Arc::new(Mutex::new(BTreeMap::<bytes::Bytes, Vec<u64>>::new()));
+    let seen = Arc::new(Mutex::new(BTreeMap::<Bytes, Vec<u64>>::new()));
     let wakers = Arc::new(Mutex::new(Vec::<Waker>::new()));
     // The group has to be there before the first record, or retention may drop it.
     drop(Joined::to(&broker, Start::Earliest));
@@ -471,9 +472,12 @@ fn threads_that_sleep_for_room_and_for_records_lose_no_wake_and_no_record() {
                         match polled {
                             Polled::Revoked(partition) => consumer.release(partition),
                             Polled::Record(fetched) => {
-                                let n = u64::from_be_bytes(fetched.record.value[..].try_into().unwrap());
+                                let n = u64::from_be_bytes(fetched.record.value().try_into().unwrap());
                                 let position = Position { watermark: fetched.offset + 1, ahead: Vec::new() };
-                                seen.lock().entry(fetched.record.key.clone().unwrap()).or_default().push(n);
+                                seen.lock()
+                                    .entry(Bytes::copy_from_slice(fetched.record.key().unwrap()))
+                                    .or_default()
+                                    .push(n);
                                 consumer.commit(fetched.partition, &position, Durability::Accepted).unwrap();
                                 if left.fetch_sub(1, Ordering::AcqRel) == 1 {
                                     wakers.lock().iter().for_each(Waker::wake_by_ref);

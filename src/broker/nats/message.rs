@@ -330,10 +330,10 @@ mod tests {
         let (record, subject) =
             record_of(message("orders.order-42".to_owned(), headers, "x".into()), &DELIVERY);
         assert_eq!(subject, "orders.order-42");
-        assert_eq!(record.key.as_deref(), Some(&b"order-42"[..]));
-        let headers: Vec<_> = record.headers.iter().collect();
+        assert_eq!(record.key(), Some(&b"order-42"[..]));
+        let headers: Vec<_> = record.headers().iter().collect();
         assert_eq!(headers, [("Account", &b"a%20b"[..]), ("Nats-Msg-Id", b"7")]);
-        assert_eq!(record.timestamp, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        assert_eq!(record.timestamp(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     }
 
     #[test]

@@ -33,7 +33,10 @@ struct Shared {
 impl Proxy {
     /// Listens on `port`, 0 for any, and forwards to `target`.
     pub fn start(port: u16, target: u16, protocol: Protocol) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        let listener = match port {
+            0 => super::free_listener(),
+            port => TcpListener::bind(("127.0.0.1", port)).expect("the port is free"),
+        };
         let port = listener.local_addr().expect("it is bound").port();
         let shared = Arc::new(Shared {
             port,

@@ -504,7 +504,7 @@ impl World {
         ensure!(progress.owner == Some((index, token.generation)), "a record of {token:?}, not owned");
         ensure!(!progress.is_settled(offset), "{offset} of {token:?} is settled and came again");
         let value = self.published[partition].get(offset as usize).ok_or("never published")?;
-        ensure!(fetched.record.value == *value, "{offset} of {token:?} is another record");
+        ensure!(fetched.record.value() == &**value, "{offset} of {token:?} is another record");
         let held = member.held.get_mut(&token).ok_or("a record of what is not held")?;
         ensure!(!held.is_revoked, "a record of {token:?}, revoked");
         let due = progress.returned.get(&offset).copied();

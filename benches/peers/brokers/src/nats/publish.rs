@@ -3,12 +3,13 @@
 use super::IN_FLIGHT;
 use super::streams::{Message, Stream, TIME, id, runtime};
 use crate::Outcome;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, poll};
 use keylane::Record;
 use measure::{Cost, Measured, Meter, version_of};
 use ruststream::{Broker as _, HeaderMap, OutgoingMessage};
 use ruststream_nats::{JetStreamOptions, JetStreamPublish, NatsBroker};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -40,7 +41,8 @@ fn outcome(
     let (how, version) = match variant {
         "raw" => ("Context::publish_with_headers on one thread", version_of("async-nats")),
         "ruststream" => (
-            "JetStreamPublisher::publish_ack on one thread; on another version of async-nats",
+            "JetStreamPublisher::publish_ack on one thread, each polled at once, so that it is sent in its turn; on \
+             another version of async-nats",
             format!("{}, {}", version_of("ruststream"), version_of("ruststream-nats")),
         ),
         _ => (
@@ -67,13 +69,18 @@ async fn ruststream(url: &str, stream: &Stream) -> Result<Cost, Error> {
     for (n, Message { key, value }) in stream.messages().enumerate() {
         let subject = format!("{}.{key}", stream.name);
         let publisher = &publisher;
-        in_flight.push(async move {
+        let mut stored = Box::pin(async move {
             let mut headers = HeaderMap::new();
             headers.insert(TIME.0, TIME.1);
             let message = OutgoingMessage::new(&subject, value.as_bytes()).with_headers(headers);
             let options = JetStreamOptions { message_id: Some(id(n)), ..JetStreamOptions::default() };
             publisher.publish_ack(message, Some(&options)).await
         });
+        // Nothing is sent before it is polled, and those in flight are polled in no order.
+        match poll!(&mut stored) {
+            Poll::Ready(stored) => drop(stored?),
+            Poll::Pending => in_flight.push(stored),
+        }
         if in_flight.len() >= IN_FLIGHT {
             in_flight.next().await.transpose()?;
         }
