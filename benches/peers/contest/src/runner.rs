@@ -109,7 +109,9 @@ fn once(planned: &Planned) -> Result<String, Error> {
     };
     if !status.success() {
         let complaint = complaint.recv().unwrap_or_default();
-        return Err(Error::other(format!("{status}: {}", complaint.trim())));
+        // What follows is a backtrace.
+        let complaint: Vec<_> = complaint.trim().lines().take(2).collect();
+        return Err(Error::other(format!("{status}: {}", complaint.join(" "))));
     }
     let is_line = |line: &&str| serde_json::from_str::<Line>(line).is_ok();
     line.lines().find(is_line).map(str::to_owned).ok_or_else(|| Error::other("it printed no line of figures"))

@@ -38,7 +38,7 @@ fn title(contest: &str, shape: &str) -> String {
         ("pool", "forget") => "fire and forget, until all are handled",
         ("pool", "forget_batch") => "fire and forget, batches of 32",
         ("bus", "whole_way") => "publish, route, handle, settle; 300 bytes, 1,024 in flight",
-        ("bus", "one_failing") => "the same, of each hundred records one failing twice",
+        ("bus", "one_failing") => "the whole way, of each hundred records one failing twice",
         ("kafka", "consume") => "records consumed, keys uniform",
         ("kafka", "consume_zipf") => "records consumed, keys by Zipf 1.0",
         ("kafka", "failing") => "records consumed, of each hundred one failing twice",

@@ -18,7 +18,7 @@ pub(super) const HEAD: i32 = 78;
 /// Below the last row: the legend and the machine.
 pub(super) const FOOT: i32 = 62;
 /// From the left edge to the panels: names of variants.
-pub(super) const NAMES: i32 = 206;
+pub(super) const NAMES: i32 = 226;
 
 pub(super) const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
 pub(super) const FRAME: RGBColor = RGBColor(208, 215, 222);
