@@ -190,6 +190,29 @@ pub fn wanted_cpu_time() -> Duration {
     thread_times(2)
 }
 
+/// The share of one core that the process uses over this time: the least of a few looks, as soon as one is below
+/// `limit`. Who takes CPU when there is nothing to do takes it in each; what had still to come to its rest on a busy
+/// machine, and the machine's own work, does not.
+pub fn least_cpu_share(over: Duration, limit: f64) -> f64 {
+    let mut least = share_of(cpu_time, over);
+    for _ in 1..5 {
+        if least < limit {
+            break;
+        }
+        least = least.min(share_of(cpu_time, over));
+    }
+    least
+}
+
+/// By how much this measure of the process grows in this time, as a share of it.
+pub fn share_of(measure: fn() -> Duration, over: Duration) -> f64 {
+    // What was going on comes to its rest first.
+    std::thread::sleep(Duration::from_millis(300));
+    let (before, since) = (measure(), Instant::now());
+    std::thread::sleep(over);
+    measure().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64()
+}
+
 /// The first fields of the threads' schedstat, summed: the time on a core, and the time that it waited for one.
 fn thread_times(fields: usize) -> Duration {
     // Fields 14 and 15 of /proc/self/stat, in ticks of 10 ms; /proc/self/schedstat covers one thread only, so the
