@@ -1,0 +1,7 @@
+//! The contest over brokers, as it is timed.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    brokers::main()
+}

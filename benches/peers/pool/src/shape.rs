@@ -1,0 +1,52 @@
+//! What is done with each message.
+
+use clap::ValueEnum;
+use std::fmt;
+
+/// The shapes of the contest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Shape {
+    /// Each message has an answer that is waited for, the oldest first; a window of them is in flight.
+    Complete,
+    /// The same, handed over in batches.
+    CompleteBatch,
+    /// No answers: until all are handled.
+    Forget,
+    /// The same, handed over in batches.
+    ForgetBatch,
+    /// One message and its answer, one after the other.
+    AskHot,
+    /// The same with a pause before each message, in which workers fall asleep.
+    AskIdle,
+    /// Open loop: each message has a time at which it is due, and its latency counts from then.
+    Rate,
+}
+
+impl Shape {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Complete,
+        Self::CompleteBatch,
+        Self::Forget,
+        Self::ForgetBatch,
+        Self::AskHot,
+        Self::AskIdle,
+        Self::Rate,
+    ];
+    /// Those that hand messages over one by one.
+    pub(crate) const SINGLE: [Self; 5] =
+        [Self::Complete, Self::Forget, Self::AskHot, Self::AskIdle, Self::Rate];
+    pub(crate) const LATENCY: [Self; 3] = [Self::AskHot, Self::AskIdle, Self::Rate];
+
+    /// Whether single messages are timed, which several producers or many workers would only blur.
+    pub(crate) fn has_latency(self) -> bool {
+        Self::LATENCY.contains(&self)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().expect("no shape is skipped");
+        f.write_str(value.get_name())
+    }
+}
