@@ -10,37 +10,20 @@ use keylane::pool::{Handler, Idle, Key, Outcome, PoolBuilder, Request};
 use keylane::{Config, Jitter, Retry, Then};
 use std::sync::{Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
-use support::{Gate, cpu_time, eventually, numbered, quiet_planted_panics, wanted_cpu_time};
+use support::{
+    Gate, cpu_time, eventually, least_cpu_share, numbered, quiet_planted_panics, share_of, wanted_cpu_time,
+};
 
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The share of two seconds by which this measure of the process grows in them.
-fn share_of(measure: fn() -> Duration) -> f64 {
-    // What was going on comes to its rest first.
-    std::thread::sleep(Duration::from_millis(300));
-    let (before, since) = (measure(), Instant::now());
-    std::thread::sleep(Duration::from_secs(2));
-    measure().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64()
-}
-
-/// The least share of a few looks, as soon as one is below `limit`. Who takes CPU when there is nothing to do takes it in
-/// each; what had still to come to its rest on a busy machine, and the machine's own work, does not.
-fn least_cpu_share(limit: f64) -> f64 {
-    let mut least = share_of(cpu_time);
-    for _ in 1..5 {
-        if least < limit {
-            break;
-        }
-        least = least.min(share_of(cpu_time));
-    }
-    least
-}
+/// How long each look at the process lasts.
+const LOOK: Duration = Duration::from_secs(2);
 
 fn assert_less(limit: f64, what: &str) {
-    let share = least_cpu_share(limit);
+    let share = least_cpu_share(LOOK, limit);
     assert!(share < limit, "{what} takes {:.2} % of a core", share * 100.0);
 }
 
@@ -103,7 +86,7 @@ fn a_pool_that_is_told_to_spin_spins() {
     let pool = PoolBuilder::new().workers(1).idle(Idle::Spin(Duration::from_secs(60))).shared(|n: u64| n);
     let pool = pool.unwrap();
     assert_eq!(pool.submit(Key::of("a"), 1).wait().unwrap().wait(), Ok(1));
-    let share = share_of(wanted_cpu_time);
+    let share = share_of(wanted_cpu_time, LOOK);
     assert!(share > 0.1, "a worker that should look all the time wants {:.2} % of a core", share * 100.0);
     drop(pool);
 }
@@ -207,7 +190,7 @@ fn the_measure_finds_a_thread_that_spins() {
         }
     });
     // Where others want the cores too it wakes less often.
-    let shares: Vec<f64> = (0..3).map(|_| share_of(cpu_time)).collect();
+    let shares: Vec<f64> = (0..3).map(|_| share_of(cpu_time, LOOK)).collect();
     end.store(true, std::sync::atomic::Ordering::Relaxed);
     spins.join().unwrap();
     let is_found = shares.iter().any(|share| *share > 0.002);

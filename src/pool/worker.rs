@@ -526,6 +526,9 @@ pub enum Turn {
 
 /// Jobs taken from the lane in one turn: enough to share one release, few enough not to keep timers waiting.
 const BATCH: usize = 64;
+/// Jobs that take turns where both are there: those that stood behind a key that waited, and those that come new. A key
+/// with a long backlog keeps the others waiting for so many.
+const IN_TURN: usize = 8;
 /// A turn longer than this halves the next batch, so that places and verdicts are given back in time when jobs are
 /// slow; a shorter one doubles it.
 pub(crate) const LONG_TURN: Duration = Duration::from_micros(200);
@@ -678,7 +681,7 @@ impl<H: Handler> Worker<H> {
 
     /// Whether the last turn emptied the lane before its batch was full: who pushes is slower than this worker.
     pub(crate) fn ran_few(&self) -> bool {
-        self.last_ran < self.batch
+        self.last_ran < self.batch && !self.waiting.has_ready()
     }
 
     /// When the next wait for a time or a lease ends.
@@ -766,6 +769,9 @@ impl<H: Handler> Worker<H> {
 
     fn run_ready(&mut self, now: Instant) -> bool {
         for ran in 0..self.batch {
+            if ran >= IN_TURN && self.has_new() {
+                break;
+            }
             let Some((key, job)) = self.waiting.start_ready() else { return ran > 0 };
             self.run(key, job, now);
             if self.handler.is_turn_long(now) {
@@ -775,9 +781,15 @@ impl<H: Handler> Worker<H> {
         true
     }
 
+    /// Whether jobs stand in the lane.
+    fn has_new(&self) -> bool {
+        self.lane.look().pending() > self.waiting.records() + self.over
+    }
+
     fn run_lane(&mut self, now: Instant) -> bool {
         self.last_ran = 0;
-        while self.last_ran < self.batch
+        let most = if self.waiting.has_ready() { self.batch.min(IN_TURN) } else { self.batch };
+        while self.last_ran < most
             && let Some(Keyed { key, job }) = self.lane.pop()
         {
             self.last_ran += 1;

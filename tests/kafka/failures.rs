@@ -32,7 +32,7 @@ fn stored(port: u16, topic: &str, partitions: i32, records: usize) -> HashMap<St
     let mut quiet_since = Instant::now();
     // What is there beyond the expected ones comes within a moment.
     while count < records || quiet_since.elapsed() < Duration::from_millis(500) {
-        assert!(quiet_since.elapsed() < Duration::from_secs(20), "{count} of {records} records are there");
+        assert!(quiet_since.elapsed() < Duration::from_secs(60), "{count} of {records} records are there");
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
         let envelope = keylane::Envelope::parse(message.payload().unwrap()).unwrap();
         let n = envelope.payload().parse().unwrap();
@@ -113,7 +113,7 @@ fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
         let before = book.over();
         eventually("some are handled", || book.over() >= before + 20 * KEYS).unwrap();
         server.kill();
-        within(Duration::from_secs(15), "health says so", || !orders.health().is_healthy()).unwrap();
+        within(Duration::from_secs(60), "health says so", || !orders.health().is_healthy()).unwrap();
         server.restart();
         within(Duration::from_secs(60), "health says that it is over", || orders.health().is_healthy())
             .unwrap();
@@ -141,11 +141,11 @@ fn a_broker_that_is_away_shows_in_an_idle_subscription_and_its_end_too() {
     let orders = bus.subscribe(&topic).group(&topic).handle(|_| Ok(())).unwrap();
     orders.ready().wait().unwrap();
     proxy.set_reachable(false);
-    within(Duration::from_secs(8), "it is noticed", || !orders.health().is_healthy()).unwrap();
+    within(Duration::from_secs(60), "it is noticed", || !orders.health().is_healthy()).unwrap();
     let shown = orders.health().problems.iter().map(ToString::to_string).collect::<String>();
     assert!(!shown.is_empty(), "health says nothing");
     proxy.set_reachable(true);
-    within(Duration::from_secs(15), "its end is noticed", || orders.health().is_healthy()).unwrap();
+    within(Duration::from_secs(60), "its end is noticed", || orders.health().is_healthy()).unwrap();
 }
 
 /// A member whose session ends without its knowledge: another one has its partitions, and what it does late changes
@@ -155,7 +155,7 @@ fn a_lost_member_is_fenced_and_comes_back() {
     let lease = lease_listener();
     let proxy = Proxy::start(lease.advertised, lease.port, Protocol::Kafka);
     let soon = |config: &mut Config| {
-        for (name, value) in [("session.timeout.ms", "2000"), ("heartbeat.interval.ms", "300")] {
+        for (name, value) in [("session.timeout.ms", "4000"), ("heartbeat.interval.ms", "300")] {
             config.kafka.properties.0.insert(name.to_owned(), value.to_owned());
         }
     };
@@ -196,12 +196,12 @@ fn a_lost_member_is_fenced_and_comes_back() {
             Ok(())
         })
         .unwrap();
-    within(Duration::from_secs(30), "the second has the partition", || handled.load(Ordering::Relaxed) == 9)
+    within(Duration::from_secs(60), "the second has the partition", || handled.load(Ordering::Relaxed) == 9)
         .unwrap();
     // The first one's handler ends late, and it can reach the broker again.
     gate.open();
     proxy.set_reachable(true);
-    within(Duration::from_secs(30), "the first is healthy again", || first.health().is_healthy()).unwrap();
+    within(Duration::from_secs(60), "the first is healthy again", || first.health().is_healthy()).unwrap();
     eventually("its verdict is there", || first.stats().succeeded > 0).unwrap();
     // For longer than a commit takes nothing of it may show.
     let position = || committed(shared().port, &topic, &topic, 0).map(|(offset, _)| offset);
@@ -210,10 +210,10 @@ fn a_lost_member_is_fenced_and_comes_back() {
         assert!(position().is_none_or(|offset| offset <= 9), "the lost member moved the position");
     }
     gave.open();
-    within(Duration::from_secs(30), "the rest is handled", || {
+    within(Duration::from_secs(60), "the rest is handled", || {
         handled.load(Ordering::Relaxed) + first.stats().succeeded >= 10
     })
     .unwrap();
-    within(Duration::from_secs(30), "all is committed", || position() == Some(10)).unwrap();
+    within(Duration::from_secs(60), "all is committed", || position() == Some(10)).unwrap();
     drop(second);
 }

@@ -1,6 +1,7 @@
 //! What several test programs share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod draw;
 pub mod effects;
 pub mod order;
 #[cfg(any(feature = "kafka", feature = "nats"))]
@@ -187,6 +188,29 @@ pub fn cpu_time() -> Duration {
 /// The CPU time that this process would have used on a machine of its own: with what its threads waited for a core.
 pub fn wanted_cpu_time() -> Duration {
     thread_times(2)
+}
+
+/// The share of one core that the process uses over this time: the least of a few looks, as soon as one is below
+/// `limit`. Who takes CPU when there is nothing to do takes it in each; what had still to come to its rest on a busy
+/// machine, and the machine's own work, does not.
+pub fn least_cpu_share(over: Duration, limit: f64) -> f64 {
+    let mut least = share_of(cpu_time, over);
+    for _ in 1..5 {
+        if least < limit {
+            break;
+        }
+        least = least.min(share_of(cpu_time, over));
+    }
+    least
+}
+
+/// By how much this measure of the process grows in this time, as a share of it.
+pub fn share_of(measure: fn() -> Duration, over: Duration) -> f64 {
+    // What was going on comes to its rest first.
+    std::thread::sleep(Duration::from_millis(300));
+    let (before, since) = (measure(), Instant::now());
+    std::thread::sleep(over);
+    measure().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64()
 }
 
 /// The first fields of the threads' schedstat, summed: the time on a core, and the time that it waited for one.

@@ -7,7 +7,7 @@ use crate::work::{bytes, id_of};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
@@ -30,7 +30,11 @@ pub(super) fn create(address: &str, topic: &str, dead: &str) {
         match smol::block_on(admin.create_topics(&topics, &options)) {
             Ok(results) => {
                 for result in results {
-                    result.unwrap_or_else(|(topic, error)| panic!("{topic} was not created: {error}"));
+                    match result {
+                        // By a try before this one, whose answer came too late.
+                        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                        Err((topic, error)) => panic!("{topic} was not created: {error}"),
+                    }
                 }
                 return;
             }

@@ -6,14 +6,28 @@ use crate::history::{Id, Place};
 use crate::work::{bytes, id_of};
 use async_nats::jetstream::{self, consumer::pull};
 use futures_util::StreamExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// The one stream of a run.
 pub const STREAM: &str = "CHAOS";
 
-fn block_on<T>(future: impl Future<Output = Result<T, async_nats::Error>>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts");
-    runtime.block_on(future).expect("JetStream answers")
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts")
+}
+
+/// Asks until there is an answer: a server that was just started, or waits for its disk, may need a moment.
+fn answer<T>(mut ask: impl AsyncFnMut() -> Result<T, async_nats::Error>) -> T {
+    let (runtime, until) = (runtime(), Instant::now() + LIMIT);
+    loop {
+        match runtime.block_on(ask()) {
+            Ok(answer) => return answer,
+            Err(error) => assert!(Instant::now() < until, "JetStream does not answer: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 async fn jetstream(address: &str) -> Result<jetstream::Context, async_nats::Error> {
@@ -21,7 +35,7 @@ async fn jetstream(address: &str) -> Result<jetstream::Context, async_nats::Erro
 }
 
 pub(super) fn create(address: &str, topic: &str, dead: &str) {
-    block_on(async {
+    answer(async || {
         let config = jetstream::stream::Config {
             name: STREAM.to_owned(),
             subjects: [topic, dead].map(|topic| format!("{topic}.*")).to_vec(),
@@ -33,7 +47,7 @@ pub(super) fn create(address: &str, topic: &str, dead: &str) {
 }
 
 pub(super) fn load(address: &str, topic: &str, ids: impl Iterator<Item = Id>) {
-    block_on(async {
+    let loaded: Result<(), async_nats::Error> = runtime().block_on(async {
         let jetstream = jetstream(address).await?;
         let mut acks = Vec::new();
         for id in ids {
@@ -44,10 +58,11 @@ pub(super) fn load(address: &str, topic: &str, ids: impl Iterator<Item = Id>) {
         }
         Ok(())
     });
+    loaded.expect("JetStream stores");
 }
 
 pub(super) fn read(address: &str, topic: &str) -> Vec<Held> {
-    block_on(all(address, topic))
+    answer(async || all(address, topic).await)
 }
 
 async fn all(address: &str, topic: &str) -> Result<Vec<Held>, async_nats::Error> {

@@ -162,6 +162,8 @@ struct Held {
     in_flight: BTreeSet<u64>,
     settled: BTreeSet<u64>,
     start: u64,
+    /// Behind the last that it was handed.
+    come_to: u64,
 }
 
 impl Held {
@@ -527,6 +529,7 @@ impl World {
         );
         *before += 1;
         ensure!(held.in_flight.insert(offset), "{offset} of {token:?} is in flight already");
+        held.come_to = held.come_to.max(offset + 1);
         Ok(is_due)
     }
 
@@ -546,8 +549,11 @@ impl World {
             if progress.owner != Some((index, token.generation)) {
                 return None;
             }
-            let due = progress.returned.iter().find(|&(_, &due)| due <= self.clock.now());
-            // What was given back comes also while the partition is paused.
+            // What was given back comes also while the partition is paused, but for what another owner gave back: that
+            // comes in order, when this one has come to it.
+            let due = (progress.returned.iter()).find(|&(&offset, &due)| {
+                due <= self.clock.now() && (!held.is_paused || offset < held.come_to)
+            });
             let next = if held.is_paused { None } else { self.next_in_order(member, token) };
             let offset = next.or(due.map(|(&offset, _)| offset));
             offset.map(|offset| (token, offset))
@@ -765,6 +771,32 @@ proptest! {
     fn every_record_reaches_every_group_in_order_until_it_is_settled(ops in ops()) {
         run(&ops, None).map_err(TestCaseError::fail)?;
     }
+}
+
+/// Found among random operations: the second owner was asked for a record before those that come before it.
+#[test]
+fn what_another_owner_gave_back_comes_in_its_order() {
+    let join = |group| Op::Join { group, start: Start::Earliest };
+    let publish = |key, size| Op::Publish { key, size };
+    let poll = |member, records| Op::Poll { member, budget: Budget { records, bytes: usize::MAX } };
+    let ops = [
+        join(1),
+        publish(None, 1),
+        publish(Some(2), 1),
+        join(0),
+        publish(Some(2), 31),
+        publish(None, 29),
+        join(0),
+        publish(Some(2), 11),
+        poll(1, 4),
+        Op::GiveBack { member: 1, pick: 3, delay: Duration::ZERO },
+        join(0),
+        Op::Leave { member: 1 },
+        poll(3, 0),
+        Op::Pause { member: 3, pick: 0, is_paused: true },
+        poll(3, 1),
+    ];
+    run(&ops, None).unwrap();
 }
 
 #[test]
