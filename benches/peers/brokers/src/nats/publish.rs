@@ -12,6 +12,7 @@ use ruststream_nats::{JetStreamOptions, JetStreamPublish, NatsBroker};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::task::unconstrained;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -69,14 +70,15 @@ async fn ruststream(url: &str, stream: &Stream) -> Result<Cost, Error> {
     for (n, Message { key, value }) in stream.messages().enumerate() {
         let subject = format!("{}.{key}", stream.name);
         let publisher = &publisher;
-        let mut stored = Box::pin(async move {
+        let mut stored = Box::pin(unconstrained(async move {
             let mut headers = HeaderMap::new();
             headers.insert(TIME.0, TIME.1);
             let message = OutgoingMessage::new(&subject, value.as_bytes()).with_headers(headers);
             let options = JetStreamOptions { message_id: Some(id(n)), ..JetStreamOptions::default() };
             publisher.publish_ack(message, Some(&options)).await
-        });
-        // Nothing is sent before it is polled, and those in flight are polled in no order.
+        }));
+        // Nothing is sent before it is polled, those in flight are polled in no order, and a task that has used up its
+        // budget would send nothing when it is polled.
         match poll!(&mut stored) {
             Poll::Ready(stored) => drop(stored?),
             Poll::Pending => in_flight.push(stored),
