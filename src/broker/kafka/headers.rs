@@ -3,6 +3,7 @@
 use rdkafka::bindings::{rd_kafka_header_get_all, rd_kafka_message_headers};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::{ptr, slice};
 
@@ -26,7 +27,8 @@ pub(super) fn each_header(message: &BorrowedMessage<'_>, each: &mut dyn FnMut(&s
             return;
         }
         // SAFETY: a name ends with a zero and lives as long as its message.
-        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        let name = unsafe { CStr::from_ptr(name) };
+        let name = name.to_str().map_or_else(|_| name.to_string_lossy(), Cow::Borrowed);
         let value = if value.is_null() {
             &[][..]
         } else {

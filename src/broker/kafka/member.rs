@@ -89,6 +89,8 @@ struct Member {
     arena: Arena,
     /// What was in the arena, made before the lock is taken that the subscription waits for.
     fetched: Vec<(Fetched, usize)>,
+    /// As the subscription was told.
+    has_joined: bool,
     /// Since when the group's protocol is known.
     taken_since: Option<Instant>,
     fatal: Option<String>,
@@ -110,6 +112,7 @@ impl Member {
             trouble: Trouble::default(),
             arena: Arena::default(),
             fetched: Vec::new(),
+            has_joined: false,
             taken_since: None,
             fatal: None,
         })
@@ -255,17 +258,18 @@ impl Member {
                 Err(reason) => self.trouble.unanswered(&reason, Instant::now()),
             }
         }
-        let is_member = !matches!(self.client.rebalance_protocol(), RebalanceProtocol::None);
-        let since = *self.taken_since.get_or_insert(now);
-        if !is_member {
-            self.taken_since = None;
+        // The client's main thread answers that, so it is asked no longer than it matters.
+        if !self.has_joined {
+            let is_member = !matches!(self.client.rebalance_protocol(), RebalanceProtocol::None);
+            self.taken_since = is_member.then(|| self.taken_since.unwrap_or(now));
         }
         let is_changed = {
             let mut state = self.desk.state.lock();
             let trouble = self.trouble.reason();
-            let joins =
-                is_member && !state.has_joined && now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
+            let is_long = |since| now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
+            let joins = !state.has_joined && self.taken_since.is_some_and(is_long);
             state.has_joined |= joins;
+            self.has_joined = state.has_joined;
             let is_changed = joins || state.trouble.as_deref() != trouble;
             if is_changed {
                 state.trouble = trouble.map(str::to_owned);

@@ -123,15 +123,21 @@ impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<times>.<sequence>.<number>.<time>.<pending>`, which may have a domain and an
     /// account behind `ACK`, and then a token of noise at its end.
     pub(super) fn of(reply: &str) -> Option<Self> {
-        let (tokens, rest) =
-            (reply.bytes().filter(|b| *b == b'.').count() + 1, reply.strip_prefix("$JS.ACK.")?);
-        let behind = match tokens {
+        // By bytes: a search for characters takes ten times as long, and this is read for each message.
+        let rest = reply.as_bytes().strip_prefix(b"$JS.ACK.")?;
+        let behind = match rest.split(|byte| *byte == b'.').count() + 2 {
             9 => 2,
             11.. => 4,
             _ => return None,
         };
-        let mut numbers = rest.split('.').skip(behind).map(str::parse::<u64>);
-        let mut number = || numbers.next()?.ok();
+        let mut tokens = rest.split(|byte| *byte == b'.').skip(behind);
+        let mut number = || {
+            let digits = tokens.next().filter(|token| !token.is_empty())?;
+            digits.iter().try_fold(0_u64, |value, byte| {
+                let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+                value.checked_mul(10)?.checked_add(digit)
+            })
+        };
         Some(Self {
             times: number()?.try_into().unwrap_or(u32::MAX),
             sequence: number()?,
