@@ -40,7 +40,7 @@ impl Lateness {
             while !ends.load(Ordering::Relaxed) {
                 let since = Instant::now();
                 thread::sleep(sleeps);
-                worst = worst.max(since.elapsed() - sleeps);
+                worst = worst.max(since.elapsed().saturating_sub(sleeps));
             }
             worst
         });
