@@ -10,6 +10,9 @@ pub(crate) const SPINS: u32 = if cfg!(loom) { 0 } else { 8 };
 /// Looks that yield the core before a thread parks: it may be the other side that needs it.
 pub(crate) const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
 
+/// Looks of one that spins before it yields once: a microsecond or two.
+const LOOKS_PER_YIELD: u32 = 32;
+
 /// Passes the time between two looks at something that is about to change: pauses first, then yields.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
@@ -20,6 +23,16 @@ impl Backoff {
     /// Whether it is time to park instead.
     pub(crate) fn is_over(&self) -> bool {
         self.looks >= SPINS + YIELDS
+    }
+
+    /// Looks again at once, and yields after many looks alone: who is waited for may need this very core.
+    pub(crate) fn spin(&mut self) {
+        self.looks = self.looks.wrapping_add(1);
+        if cfg!(loom) || self.looks.is_multiple_of(LOOKS_PER_YIELD) {
+            thread::yield_now();
+        } else {
+            pause(1);
+        }
     }
 
     pub(crate) fn snooze(&mut self) {

@@ -1,13 +1,12 @@
 //! What a worker does when its lane is empty: park, or look again for a moment first.
 
-use crate::park::{self, SPINS, YIELDS};
+use crate::park::{self, Backoff, SPINS, YIELDS};
 use std::time::{Duration, Instant};
 
 /// What a worker does when there is nothing to do.
 ///
-/// Under every policy a worker that stays idle parks, so that an idle pool uses no CPU; under all but [`Idle::Park`] one
-/// that has just emptied its queue rests for a microsecond before it looks again, which leaves the queue to submitters. Spinning before it trades CPU
-/// for the cost of a wake-up (about 6 us for a futex round trip on the machine that the default was chosen on).
+/// Under every policy a worker that stays idle parks, so that an idle pool uses no CPU. Spinning before it trades CPU for
+/// the cost of a wake-up (about 6 us for a futex round trip on the machine that the default was chosen on).
 ///
 /// ```
 /// use keylane::pool::{Idle, Key, PoolBuilder};
@@ -22,10 +21,11 @@ use std::time::{Duration, Instant};
 pub enum Idle {
     /// Park at once.
     Park,
-    /// Look again for this long, then park. For machines with a core to spare for each worker.
+    /// Look again at once and for this long, then park. For latency, on machines with a core to spare for each worker.
     Spin(Duration),
     /// Look again for a few microseconds if work came without a pause since the worker last parked, which says that a
-    /// submitter is awake on another core; park at once otherwise. The default.
+    /// submitter is awake on another core; park at once otherwise. A worker that has just emptied its queue rests for a
+    /// microsecond first, which leaves the queue to submitters: for throughput. The default.
     #[default]
     Adaptive,
 }
@@ -63,8 +63,16 @@ impl Idling {
     /// an empty lane takes the cache line from him that he pushes with. Measured with one of each: a worker that looks
     /// without a rest lets 4 million jobs a second through, one that rests 40 million.
     pub(crate) fn rest(&self) {
-        if self.policy != Idle::Park && !cfg!(loom) {
+        if self.policy == Idle::Adaptive && !cfg!(loom) {
             park::rest(REST);
+        }
+    }
+
+    /// Passes the time between two looks: whoever asked for spinning gives the core away only once in a while.
+    pub(crate) fn snooze(&self, backoff: &mut Backoff) {
+        match self.policy {
+            Idle::Spin(_) => backoff.spin(),
+            Idle::Park | Idle::Adaptive => backoff.snooze(),
         }
     }
 

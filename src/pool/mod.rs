@@ -468,7 +468,7 @@ fn run<H: Handler>(mut worker: Worker<H>, settings: &PoolBuilder) {
                         idling.rest();
                     }
                 }
-                Turn::Snooze => backoff.snooze(),
+                Turn::Snooze => idling.snooze(&mut backoff),
                 Turn::Park(until) => {
                     parker.park_until(if settings.clock.is_manual() { None } else { until });
                 }
