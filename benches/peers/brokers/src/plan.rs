@@ -23,7 +23,7 @@ impl std::fmt::Display for Plan {
 /// Handlers that wait for nothing, for a millisecond, for ten.
 const HANDLERS_US: [u64; 3] = [0, 1_000, 10_000];
 /// Variants that handle one record after the other.
-const SERIAL: [&str; 3] = ["raw", "ruststream", "plain_consumer"];
+const SERIAL: [&str; 4] = ["raw", "raw_pinned", "ruststream", "plain_consumer"];
 
 /// How many records a run has: enough to last a second or more where it is fast, and not many times as long where it
 /// is slow. It depends on nothing but these, so that the topics can be loaded ahead.
@@ -72,7 +72,7 @@ pub(crate) fn all(is_quick: bool) -> Vec<Plan> {
         plans.push(Plan { contest: "nats", variant, shape: "publish", handler_us: 0, records: None });
     }
     for handler_us in HANDLERS_US {
-        for variant in ["raw", "ruststream", "ruststream_best", "keylane"] {
+        for variant in ["raw", "raw_pinned", "ruststream", "ruststream_best", "keylane"] {
             plans.push(Plan { contest: "nats", variant, shape: "pull", handler_us, records: None });
         }
     }

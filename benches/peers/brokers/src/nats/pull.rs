@@ -24,13 +24,16 @@ const ACK_PENDING: i64 = 4_096 + 1_024;
 /// The same where handlers wait.
 const IN_FLIGHT_WAITING: usize = 16_384;
 const ACK_PENDING_WAITING: i64 = 16_384 + 1_024;
+const PIN_GROUP: &str = "active";
+const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// As over Kafka.
 const LANES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 pub(super) fn run(url: &str, variant: &str, stream: &Stream, work: Work) -> Result<Outcome, String> {
     let group = crate::unique(variant);
     match variant {
-        "raw" => runtime()?.block_on(raw(url, stream, &group, &work)),
+        "raw" => runtime()?.block_on(raw(url, stream, &group, &work, false)),
+        "raw_pinned" => runtime()?.block_on(raw(url, stream, &group, &work, true)),
         "keylane" => keylane(url, stream, &group, work),
         "ruststream" => ruststream(url, stream, &group, work, false),
         "ruststream_best" => ruststream(url, stream, &group, work, true),
@@ -39,17 +42,31 @@ pub(super) fn run(url: &str, variant: &str, stream: &Stream, work: Work) -> Resu
     .map_err(|error| error.to_string())
 }
 
-async fn raw(url: &str, stream: &Stream, group: &str, work: &Work) -> Result<Outcome, Error> {
+/// `is_pinned`: as keylane asks for it, so that one instance of a group is active and another takes over.
+async fn raw(
+    url: &str,
+    stream: &Stream,
+    group: &str,
+    work: &Work,
+    is_pinned: bool,
+) -> Result<Outcome, Error> {
     let client = async_nats::connect(server(url)).await?;
-    let config = consumer::pull::Config {
+    let mut config = consumer::pull::Config {
         durable_name: Some(group.to_owned()),
         filter_subject: stream.subjects(),
         max_ack_pending: ACK_PENDING,
         ..consumer::pull::Config::default()
     };
+    if is_pinned {
+        config.priority_policy = consumer::PriorityPolicy::PinnedClient;
+        config.priority_groups = vec![PIN_GROUP.to_owned()];
+        config.priority_timeout = PIN_TIMEOUT;
+    }
     let consumer =
         jetstream::new(client.clone()).get_stream(&stream.name).await?.create_consumer(config).await?;
-    let mut messages = consumer.stream().max_messages_per_batch(1_024).messages().await?;
+    let pulls = consumer.stream().max_messages_per_batch(1_024);
+    let pulls = if is_pinned { pulls.group(PIN_GROUP) } else { pulls };
+    let mut messages = pulls.messages().await?;
     let mut in_vain = Duration::ZERO;
     for _ in 0..work.records() {
         let Ok(Some(message)) = tokio::time::timeout(STALLED, messages.next()).await else {
@@ -65,8 +82,9 @@ async fn raw(url: &str, stream: &Stream, group: &str, work: &Work) -> Result<Out
         measured: work.measured(in_vain)?,
         workers: 1,
         settings: format!(
-            "pull consumer, max_ack_pending {ACK_PENDING}, 1024 a pull, one thread, one message after the other, \
-             nothing handed over; up to a flush behind the last acknowledgement"
+            "pull consumer{}, max_ack_pending {ACK_PENDING}, 1024 a pull, one thread, one message after the other, \
+             nothing handed over; up to a flush behind the last acknowledgement",
+            if is_pinned { ", pinned to one client" } else { "" }
         ),
         version: version_of("async-nats"),
     })
