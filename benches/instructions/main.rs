@@ -14,6 +14,9 @@ use figures::{Recorded, Verdict, change_percent};
 use paths::{PATHS, PLANTED, Path};
 use std::process::{Command, ExitCode};
 
+const BASELINE: &str = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX2,-AVX,-BMI1,-BMI2,-LZCNT,-MOVBE,-ERMS,\
+                        -FSRM,-RTM,-AVX_Fast_Unaligned_Load,-Prefer_No_VZEROUPPER,-SSSE3,-SSE4_1,-SSE4_2,\
+                        -Fast_Unaligned_Copy,-Fast_Unaligned_Load,-Fast_Copy_Backward";
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/recorded.txt");
 
 fn main() -> ExitCode {
@@ -125,6 +128,8 @@ fn count(name: &str, rounds: u64) -> Result<u64, String> {
         // The size of the environment moves the stack.
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        // The C library copies and compares by what the processor has; this is what all of them have.
+        .env("GLIBC_TUNABLES", BASELINE)
         .args(["--tool=callgrind", &format!("--callgrind-out-file={}", out_file(name))])
         .arg(program)
         .args([name, &rounds.to_string()]);

@@ -108,7 +108,8 @@ fn answer(rounds: u64) {
     let (clock, _time) = Clock::manual();
     let pool: RequestPool<u64, u64> = PoolBuilder::new()
         .workers(1)
-        .capacity(WINDOW as usize)
+        // An answer may be there a moment before its job's place is given back.
+        .capacity(2 * WINDOW as usize)
         .clock(clock)
         .shared(move |n| {
             if n == 0 {
