@@ -6,7 +6,7 @@ mod support;
 
 use keylane::pool::{Handler, JobError, Key, Outcome, PoolBuilder, Request, SendError, Turn};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn jobs_of_one_key_run_in_the_order_of_their_submission() {
@@ -173,4 +173,59 @@ fn a_stepped_worker_without_a_sleeper_is_stepped_by_its_holder_alone() {
     assert_eq!(workers[0].step(now), Turn::Park(None));
     drop(pool.close());
     assert_eq!(workers[0].step(now), Turn::Exit);
+}
+
+/// Notes the keys of the jobs that ended, and tries the first job of key 0 again at `at`.
+struct OneWaits {
+    at: Instant,
+    ended: Arc<Mutex<Vec<u64>>>,
+    has_waited: bool,
+}
+
+impl Handler for OneWaits {
+    type Job = u64;
+    type Future = std::future::Ready<()>;
+
+    fn handle(&mut self, key: &mut u64, _: Instant) -> Outcome<Self::Future> {
+        if *key == 0 && !std::mem::replace(&mut self.has_waited, true) {
+            return Outcome::RetryAt(self.at);
+        }
+        self.ended.lock().unwrap().push(*key);
+        Outcome::Done
+    }
+    fn resolve(&mut self, _: &mut u64, (): (), _: Instant) -> Outcome<Self::Future> {
+        Outcome::Done
+    }
+    fn panicked(&mut self, _: &mut u64, _: String, _: Instant) -> Outcome<Self::Future> {
+        Outcome::Done
+    }
+    fn expired(&mut self, _: &mut u64, _: Instant) -> Outcome<Self::Future> {
+        Outcome::Done
+    }
+}
+
+#[test]
+fn a_long_backlog_and_new_jobs_take_turns() {
+    let (ended, now) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
+    let at = now + Duration::from_secs(1);
+    let handler = |_| OneWaits { at, ended: ended.clone(), has_waited: false };
+    let (pool, mut workers) = PoolBuilder::new().workers(1).capacity(512).stepped(handler).unwrap();
+    let send = |key: u64, jobs: usize| {
+        (0..jobs).for_each(|_| pool.try_send(Key::of_number(key), key).expect("there is room"));
+    };
+    send(0, 200);
+    while workers[0].step(now) == Turn::Ran {}
+    assert_eq!(*ended.lock().unwrap(), [], "the first one waits, and the others behind it");
+    for key in 1..=40 {
+        send(key, 1);
+    }
+    while workers[0].step(at) == Turn::Ran {}
+    let ended = ended.lock().unwrap();
+    assert_eq!(ended.len(), 240, "neither starves");
+    let before_new = |n: u64| {
+        let end = ended.iter().position(|key| *key == n).expect("it has ended");
+        ended[..end].iter().filter(|key| **key == 0).count()
+    };
+    // One of the backlog for eight new ones.
+    assert_eq!([1, 8, 9, 40].map(before_new), [1, 1, 2, 5]);
 }

@@ -526,9 +526,9 @@ pub enum Turn {
 
 /// Jobs taken from the lane in one turn: enough to share one release, few enough not to keep timers waiting.
 const BATCH: usize = 64;
-/// Jobs that take turns where both are there: those that stood behind a key that waited, and those that come new. A key
-/// with a long backlog keeps the others waiting for so many.
-const IN_TURN: usize = 8;
+/// Where jobs stand behind a key that waited and others come new, so many of those are run for each one of the former:
+/// a key with a long backlog keeps the others waiting for an eighth longer, and gets on all the same.
+const NEW_FOR_ONE: usize = 8;
 /// A turn longer than this halves the next batch, so that places and verdicts are given back in time when jobs are
 /// slow; a shorter one doubles it.
 pub(crate) const LONG_TURN: Duration = Duration::from_micros(200);
@@ -769,7 +769,7 @@ impl<H: Handler> Worker<H> {
 
     fn run_ready(&mut self, now: Instant) -> bool {
         for ran in 0..self.batch {
-            if ran >= IN_TURN && self.has_new() {
+            if ran > 0 && self.has_new() {
                 break;
             }
             let Some((key, job)) = self.waiting.start_ready() else { return ran > 0 };
@@ -788,7 +788,7 @@ impl<H: Handler> Worker<H> {
 
     fn run_lane(&mut self, now: Instant) -> bool {
         self.last_ran = 0;
-        let most = if self.waiting.has_ready() { self.batch.min(IN_TURN) } else { self.batch };
+        let most = if self.waiting.has_ready() { self.batch.min(NEW_FOR_ONE) } else { self.batch };
         while self.last_ran < most
             && let Some(Keyed { key, job }) = self.lane.pop()
         {
