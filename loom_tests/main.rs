@@ -4,6 +4,7 @@
 mod capacity;
 mod clock;
 mod completion;
+mod counters;
 mod lane;
 mod pool;
 mod support;

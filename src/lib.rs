@@ -54,7 +54,7 @@ mod listeners;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod loom_internals;
-#[cfg(not(loom))]
+#[cfg_attr(loom, expect(dead_code, reason = "the models run the counters alone"))]
 mod observe;
 mod op;
 mod park;
@@ -91,7 +91,6 @@ pub use handler::HandlerError;
 pub use listeners::Registration;
 #[cfg(not(loom))]
 pub use observe::health::{Health, Place, Problem, Status};
-#[cfg(not(loom))]
 pub use observe::metrics::Stats;
 pub use op::Op;
 #[cfg(not(loom))]

@@ -1,5 +1,6 @@
 //! What the loom models need of the crate's inside: thin shells around the shipped types, which add nothing.
 
+use crate::observe::metrics::Tally;
 use crate::pool::JobError;
 use std::future::Future;
 use std::task::Waker;
@@ -49,6 +50,33 @@ impl<T, R> Ask<T, R> {
     /// Gives the answer.
     pub fn finish(self, answer: Result<R, JobError>) {
         self.0.finish(answer);
+    }
+}
+
+/// The counters of a subscription.
+#[derive(Default)]
+pub struct Counters(crate::observe::metrics::Counters);
+
+impl Counters {
+    /// As the intake counts what was delivered.
+    pub fn consumed(&self, consumed: u64) {
+        self.0.add(&mut Tally { consumed, ..Tally::default() });
+    }
+
+    /// As a worker counts what its handler took.
+    pub fn succeeded(&self, succeeded: u64) {
+        self.0.add(&mut Tally { succeeded, ..Tally::default() });
+    }
+
+    /// What is in flight now.
+    pub fn set_in_flight(&self, records: u64) {
+        self.0.set_in_flight(records);
+    }
+
+    /// Consumed, in flight, succeeded.
+    pub fn snapshot(&self) -> [u64; 3] {
+        let stats = self.0.snapshot();
+        [stats.consumed, stats.in_flight, stats.succeeded]
     }
 }
 

@@ -11,7 +11,12 @@ macro_rules! counters {
         pub(crate) struct Tally { $(pub(crate) $name: u64,)* pub(crate) handling_ns: u64, pub(crate) handling_max_ns: u64 }
 
         #[derive(Debug, Default)]
-        struct Sums { $($name: AtomicU64,)* handling_ns: AtomicU64, handling_max_ns: AtomicU64 }
+        struct Sums {
+            $($name: AtomicU64,)*
+            handling_ns: AtomicU64,
+            handling_max_ns: AtomicU64,
+            in_flight: AtomicU64,
+        }
 
         /// The counters of a subscription, or of all subscriptions of a bus, at one moment. Records unless said
         /// otherwise; each since the start.
@@ -55,8 +60,8 @@ macro_rules! counters {
             /// Adds what a worker counted, and empties it.
             pub(crate) fn add(&self, tally: &mut Tally) {
                 let Tally { $($name,)* handling_ns, handling_max_ns } = std::mem::take(tally);
-                // ORDERING: Release pairs with the Acquire of `consumed`: the intake sets its gauge before it counts.
-                // Relaxed below; each of these stands for itself.
+                // ORDERING: Release pairs with the Acquire of `consumed` in `snapshot`: the intake sets its gauge before
+                // it counts. Relaxed below; each of these stands for itself.
                 $(if $name > 0 { self.0.$name.fetch_add($name, Ordering::Release); })*
                 if handling_ns > 0 {
                     self.0.handling_ns.fetch_add(handling_ns, Ordering::Relaxed);
@@ -64,22 +69,28 @@ macro_rules! counters {
                 }
             }
 
-            /// What was delivered up to now.
-            pub(crate) fn consumed(&self) -> u64 {
-                // ORDERING: Acquire pairs with the Release of `add`: who sees the count sees the gauge that was set
-                // before.
-                self.0.consumed.load(Ordering::Acquire)
+            /// What is in flight now. Set before what was delivered is counted, and lowered for those alone whose end
+            /// is counted.
+            pub(crate) fn set_in_flight(&self, records: u64) {
+                // ORDERING: Release pairs with the Acquire in `snapshot`: who sees it lowered sees what the workers had
+                // counted before they gave their verdicts, by the lock of which it came here.
+                self.0.in_flight.store(records, Ordering::Release);
             }
 
-            /// The counters now; the gauges are left at 0.
+            /// The counters and what is in flight now; the other gauges are left at 0.
             pub(crate) fn snapshot(&self) -> Stats {
-                // ORDERING: Relaxed; a snapshot of counters that go on.
-                Stats {
+                // First what was consumed, then what of it is in flight, then how the rest ended: with nothing in flight
+                // the end of all that was consumed is counted.
+                // ORDERING: Acquire, both; see `add` and `set_in_flight`. Relaxed below, for what goes on.
+                let consumed = self.0.consumed.load(Ordering::Acquire);
+                let in_flight = self.0.in_flight.load(Ordering::Acquire);
+                let counted = Stats {
                     $($name: self.0.$name.load(Ordering::Relaxed),)*
                     handling_time: Duration::from_nanos(self.0.handling_ns.load(Ordering::Relaxed)),
                     handling_time_max: Duration::from_nanos(self.0.handling_max_ns.load(Ordering::Relaxed)),
                     ..Stats::default()
-                }
+                };
+                Stats { consumed, in_flight, ..counted }
             }
         }
 
@@ -124,7 +135,7 @@ counters! {
     without_aggregate,
 }
 
-/// The counters of one subscription. On cache lines of their own: workers add to them while the intake reads.
+/// The counters of one subscription, and what it has in flight. On cache lines of their own: workers add to them while the intake reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(CachePadded<Sums>);
 

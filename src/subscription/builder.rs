@@ -696,7 +696,6 @@ impl<K> SubscriptionBuilder<K> {
             intake: OnceLock::new(),
             doing: (0..lanes).map(|_| Mutex::default()).collect(),
             waiting_keys: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
-            in_flight: AtomicU64::new(0),
             failing: Mutex::new(HashMap::new()),
             status: Mutex::new(Status::Starting),
             window_full: Mutex::default(),

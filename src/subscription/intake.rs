@@ -19,7 +19,7 @@ use crate::op::{Op, Promise};
 use crate::park::{Backoff, Parker};
 use crate::pool::{Key, Pool, RoundRobin, Turn, Worker, drop_foreign, panic_message};
 use crate::route::{RecordView, Route, Routing, Source, looks_like_envelope};
-use crate::sync::{Arc, Mutex, Ordering};
+use crate::sync::{Arc, Mutex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -343,8 +343,7 @@ impl<I: Invoke> Intake<I> {
         self.leave(now);
         self.tick(now);
         // Before it is counted: who reads that it was consumed finds it in flight, or its end counted.
-        // ORDERING: Release pairs with the Acquire of `stats`; see there.
-        self.setup.shared.in_flight.store(self.in_flight as u64, Ordering::Release);
+        self.setup.shared.counters.set_in_flight(self.in_flight as u64);
         self.setup.shared.counters.add(&mut self.tally);
         is_busy
     }
@@ -1026,8 +1025,7 @@ impl<I: Invoke> Intake<I> {
             tracing::error!(still_running = ?report.still_running, "handlers did not end within the limit of the drain");
             self.setup.pool.detach();
         }
-        // ORDERING: Relaxed; a gauge.
-        shared.in_flight.store(report.still_running.len() as u64, Ordering::Relaxed);
+        shared.counters.set_in_flight(report.still_running.len() as u64);
         *shared.status.lock() = halted.map_or(Status::Closed, Status::Halted);
         tracing::info!(unsettled = report.unsettled.len(), "the subscription has ended");
         for command in self.setup.commands.end(&report) {

@@ -111,7 +111,6 @@ pub(crate) struct Shared {
     pub(crate) doing: Vec<Mutex<Doing>>,
     /// By worker: keys that wait.
     pub(crate) waiting_keys: Vec<AtomicU64>,
-    pub(crate) in_flight: AtomicU64,
     /// Records that failed and are not over; bounded by what is in flight.
     pub(crate) failing: Mutex<HashMap<Token, Failing>>,
     pub(crate) status: Mutex<Status>,
@@ -127,16 +126,9 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self, depths: impl Iterator<Item = u64>) -> Stats {
-        // First what was consumed, then what of it is in flight, then how the rest ended: with nothing in flight the end
-        // of all that was consumed is counted.
-        let consumed = self.counters.consumed();
-        // ORDERING: Acquire pairs with the intake's Release, behind whose lock of the verdicts stands what the workers
-        // counted before they gave them. Relaxed for gauges that go on.
-        let in_flight = self.in_flight.load(Ordering::Acquire);
         Stats {
-            consumed,
+            // ORDERING: Relaxed; gauges that go on.
             waiting_keys: self.waiting_keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum(),
-            in_flight,
             lane_depth: depths.max().unwrap_or(0),
             ..self.counters.snapshot()
         }
