@@ -4,7 +4,7 @@ use crate::cluster::{committed, connect, connect_to, fresh, shared};
 use crate::support::servers::lease_listener;
 use crate::support::servers::proxy::{Protocol, Proxy};
 use crate::support::{capture_log, eventually, logged, number, numbered, within};
-use keylane::{HandlerError, Record, Start, Then};
+use keylane::{Envelopes, HandlerError, Record, Start, Subscription, SubscriptionBuilder, Then};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -13,6 +13,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 type Seen = Arc<Mutex<Vec<u64>>>;
+
+/// Starts a subscription that handles everything, and notes the numbers of what it handled.
+fn noting(builder: SubscriptionBuilder<Envelopes>) -> (Subscription, Seen) {
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let subscription = builder.handle(move |event| {
+        handled.lock().unwrap().push(number(event));
+        Ok(())
+    });
+    (subscription.unwrap(), seen)
+}
 
 #[test]
 fn what_was_settled_ahead_is_not_handled_again_after_a_crash() {
@@ -43,17 +54,8 @@ fn what_was_settled_ahead_is_not_handled_again_after_a_crash() {
     // It can't say good-bye.
     proxy.set_reachable(false);
     drop(orders);
-    let seen = Seen::default();
-    let handled = seen.clone();
     let other = connect(1);
-    let again = other
-        .subscribe_envelopes(&topic)
-        .group(&topic)
-        .handle(move |event| {
-            handled.lock().unwrap().push(number(event));
-            Ok(())
-        })
-        .unwrap();
+    let (again, seen) = noting(other.subscribe_envelopes(&topic).group(&topic));
     within(Duration::from_secs(40), "the held ones are handled", || seen.lock().unwrap().len() >= 10)
         .unwrap();
     eventually("all is committed", || {
@@ -80,16 +82,7 @@ fn a_position_with_somebody_elses_text_beside_it_is_a_position() {
     element.set_offset(Offset::Offset(4)).unwrap();
     element.set_metadata("somebody's");
     consumer.commit(&list, CommitMode::Sync).unwrap();
-    let seen = Seen::default();
-    let handled = seen.clone();
-    let _orders = bus
-        .subscribe_envelopes(&topic)
-        .group(&topic)
-        .handle(move |event| {
-            handled.lock().unwrap().push(number(event));
-            Ok(())
-        })
-        .unwrap();
+    let (_orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&topic));
     eventually("the rest is handled", || seen.lock().unwrap().len() == 6).unwrap();
     assert_eq!(*seen.lock().unwrap(), (4..10).collect::<Vec<_>>());
 }
@@ -110,17 +103,7 @@ fn a_group_that_begins_at_the_end_misses_nothing_after_it_joined() {
     drop(orders);
     let other = connect(1);
     other.publish(&topic, numbered("key", 1)).wait().unwrap();
-    let seen = Seen::default();
-    let handled = seen.clone();
-    let _again = other
-        .subscribe_envelopes(&topic)
-        .group(&topic)
-        .start(Start::Latest)
-        .handle(move |event| {
-            handled.lock().unwrap().push(number(event));
-            Ok(())
-        })
-        .unwrap();
+    let (_again, seen) = noting(other.subscribe_envelopes(&topic).group(&topic).start(Start::Latest));
     within(Duration::from_secs(40), "it is handled", || !seen.lock().unwrap().is_empty()).unwrap();
     assert_eq!(*seen.lock().unwrap(), [1]);
 }
@@ -149,16 +132,7 @@ fn what_a_transaction_took_back_is_not_handled() {
             producer.commit_transaction(Duration::from_secs(30)).unwrap();
         }
     }
-    let seen = Seen::default();
-    let handled = seen.clone();
-    let orders = bus
-        .subscribe_envelopes(&topic)
-        .group(&topic)
-        .handle(move |event| {
-            handled.lock().unwrap().push(number(event));
-            Ok(())
-        })
-        .unwrap();
+    let (orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&topic));
     eventually("the others are handled", || seen.lock().unwrap().len() >= 20).unwrap();
     bus.publish(&topic, numbered("key", 40)).wait().unwrap();
     eventually("the next one is handled", || seen.lock().unwrap().len() >= 21).unwrap();
@@ -197,18 +171,8 @@ fn a_compacted_topic_is_handled_over_its_gaps() {
     }
     // Segments that are not the newest are compacted; a group of its own looks how many are left.
     let left = || {
-        let seen = Seen::default();
-        let handled = seen.clone();
         let group = fresh("look");
-        let orders = bus
-            .subscribe_envelopes(&topic)
-            .group(&group)
-            .workers(1)
-            .handle(move |event| {
-                handled.lock().unwrap().push(number(event));
-                Ok(())
-            })
-            .unwrap();
+        let (orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&group).workers(1));
         let end = committed_is(&group, &topic, 200);
         assert!(orders.health().is_healthy());
         end.unwrap();
@@ -312,16 +276,7 @@ fn records_that_were_removed_before_they_were_handled_are_missed_aloud() {
         .unwrap();
     list.set_all_offsets(Offset::Offset(6)).unwrap();
     smol::block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
-    let seen = Seen::default();
-    let handled = seen.clone();
-    let _orders = bus
-        .subscribe_envelopes(&topic)
-        .group(&topic)
-        .handle(move |event| {
-            handled.lock().unwrap().push(number(event));
-            Ok(())
-        })
-        .unwrap();
+    let (_orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&topic));
     eventually("the rest is handled", || seen.lock().unwrap().len() == 4).unwrap();
     assert_eq!(*seen.lock().unwrap(), [6, 7, 8, 9]);
     assert_eq!(logged(&["were removed from the topic", &topic, "offset=2", "first=6"]), 1, "nobody said so");
