@@ -3,6 +3,7 @@
 
 pub mod proxy;
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
@@ -107,13 +108,26 @@ impl Process {
         Self { shell, pid }
     }
 
-    fn signal(&self, signal: &str) {
-        let _ = Command::new("kill").args([signal, &self.pid.to_string()]).stderr(Stdio::null()).status();
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process has it");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Stops it, and waits until its last thread stands still: the signal is only taken by one of them, and the others
+    /// run on for as long as that one waits for a processor.
+    fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid);
+        let until = Instant::now() + STARTS;
+        let is_stopped = |task: fs::DirEntry| state(&task.path().join("stat")) == Some('T');
+        while !fs::read_dir(&tasks).expect("it runs").flatten().all(is_stopped) {
+            assert!(Instant::now() < until, "the server runs on after SIGSTOP");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn is_running(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+        state(&Path::new("/proc").join(self.pid.to_string()).join("stat")).is_some_and(|state| state != 'Z')
     }
 
     fn kill(&mut self) {
@@ -122,6 +136,12 @@ impl Process {
         }
         let _ = self.shell.wait();
     }
+}
+
+/// The state of a process or a thread, from its `stat`; none: it is gone.
+fn state(stat: &Path) -> Option<char> {
+    // The name before it may have anything in it.
+    fs::read_to_string(stat).ok()?.rsplit(") ").next()?.chars().next()
 }
 
 impl Drop for Process {
@@ -173,11 +193,10 @@ impl Server {
         drop(self.process.take());
     }
 
-    /// Stops and continues it, as a machine does that hangs: its connections stay.
+    /// Stops it, or lets it go on, as a machine does that hangs: its connections stay. Nothing of it runs once this returns.
     pub fn freeze(&self, is_frozen: bool) {
-        if let Some(process) = &self.process {
-            process.signal(if is_frozen { "-STOP" } else { "-CONT" });
-        }
+        let process = self.process.as_ref().expect("it runs");
+        if is_frozen { process.stop() } else { process.signal(Signal::CONT) }
     }
 
     pub fn folder(&self) -> &Path {
