@@ -11,7 +11,7 @@ mod timers;
 mod work;
 
 use clap::{Args, Parser, Subcommand};
-use measure::Measured;
+use measure::{Line, Measured};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -71,6 +71,22 @@ struct Run {
     n: Option<u64>,
 }
 
+impl Run {
+    fn records(&self, contest: &str) -> u64 {
+        self.n.unwrap_or_else(|| plan::records(contest, &self.variant, &self.shape, self.handler_us))
+    }
+
+    /// Prints the line of this run over so many records.
+    fn print(&self, contest: &'static str, n: u64, outcome: Outcome) {
+        let Outcome { measured, workers, settings, version } = outcome;
+        let (shape, variant) = (self.shape.clone(), self.variant.clone());
+        let (producers, handler_us) = (1, self.handler_us);
+        let run =
+            measure::Run { contest, shape, variant, producers, workers, n, handler_us, settings, version };
+        Line::new(run, &measured).print();
+    }
+}
+
 /// The program, whatever allocator it has.
 pub fn main() -> ExitCode {
     let done = match Options::parse().command {
@@ -78,18 +94,10 @@ pub fn main() -> ExitCode {
             plan::all(quick).iter().for_each(|plan| println!("{plan}"));
             Ok(())
         }
-        Command::Prepare { contest: Contest::Kafka(run) } => {
-            kafka::prepare(&run.url, &run.variant, &run.shape, run.handler_us, run.n)
-        }
-        Command::Prepare { contest: Contest::Nats(run) } => {
-            nats::prepare(&run.url, &run.variant, &run.shape, run.handler_us, run.n)
-        }
-        Command::Run(Contest::Kafka(run)) => {
-            kafka::run(&run.url, &run.variant, &run.shape, run.handler_us, run.n)
-        }
-        Command::Run(Contest::Nats(run)) => {
-            nats::run(&run.url, &run.variant, &run.shape, run.handler_us, run.n)
-        }
+        Command::Prepare { contest: Contest::Kafka(run) } => kafka::prepare(&run),
+        Command::Prepare { contest: Contest::Nats(run) } => nats::prepare(&run),
+        Command::Run(Contest::Kafka(run)) => kafka::run(&run),
+        Command::Run(Contest::Nats(run)) => nats::run(&run),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

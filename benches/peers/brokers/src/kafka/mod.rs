@@ -8,9 +8,8 @@ mod ruststream;
 
 use crate::record::Keys;
 use crate::work::Work;
-use crate::{Outcome, java, plan};
+use crate::{Run, java};
 use load::Topic;
-use measure::{Line, Run};
 use std::time::Duration;
 
 /// Partitions of each topic.
@@ -58,24 +57,19 @@ fn shape_of(shape: &str) -> Option<(Keys, bool)> {
 }
 
 /// Runs one variant and prints its line.
-pub(crate) fn run(
-    url: &str,
-    variant: &str,
-    shape: &str,
-    handler_us: u64,
-    records: Option<u64>,
-) -> Result<(), String> {
+pub(crate) fn run(run: &Run) -> Result<(), String> {
+    let Run { url, variant, shape, handler_us, .. } = run;
     let (keys, is_failing) = shape_of(shape).ok_or_else(|| {
         format!(
             "there is no shape `{shape}` over Kafka; there are: consume consume_zipf failing failing_zipf"
         )
     })?;
-    let records = records.unwrap_or_else(|| plan::records("kafka", variant, shape, handler_us));
+    let records = run.records("kafka");
     let topic = Topic { keys, records };
     topic.ensure(url)?;
     let place = Place { url: url.to_owned(), topic: topic.name(), group: crate::unique(variant) };
-    let work = Work::new(records, Duration::from_micros(handler_us), is_failing);
-    let outcome = match variant {
+    let work = Work::new(records, Duration::from_micros(*handler_us), is_failing);
+    let outcome = match &**variant {
         "raw" => raw::run(&place, &work),
         "raw_lanes" => lanes::run(&place, work),
         "keylane" => keylane::run(&place, work),
@@ -84,34 +78,22 @@ pub(crate) fn run(
         "ruststream_best" => ruststream::run(&place, work, ruststream::Tuning::Best),
         "parallel_consumer" | "plain_consumer" => {
             let (servers, topic, group) = (place.servers(), &place.topic, &place.group);
+            let handler_us = *handler_us;
             let contest = java::Contest { servers, topic, group, shape, handler_us, records, is_failing };
             return java::become_jvm(variant, &contest);
         }
         _ => return Err(format!("there is no variant `{variant}` over Kafka; `brokers list` shows them")),
     }?;
-    let Outcome { measured, workers, settings, version } = outcome;
-    let (shape, variant) = (shape.to_owned(), variant.to_owned());
-    let (contest, producers, n) = ("kafka", 1, records);
-    Line::new(
-        Run { contest, shape, variant, producers, workers, n, handler_us, settings, version },
-        &measured,
-    )
-    .print();
+    run.print("kafka", records, outcome);
     Ok(())
 }
 
 /// Loads the topic of a run, and builds what it needs.
-pub(crate) fn prepare(
-    url: &str,
-    variant: &str,
-    shape: &str,
-    handler_us: u64,
-    records: Option<u64>,
-) -> Result<(), String> {
+pub(crate) fn prepare(run: &Run) -> Result<(), String> {
+    let Run { url, variant, shape, .. } = run;
     let (keys, _) = shape_of(shape).ok_or_else(|| format!("there is no shape `{shape}` over Kafka"))?;
     if variant.ends_with("_consumer") {
         java::build(variant)?;
     }
-    let records = records.unwrap_or_else(|| plan::records("kafka", variant, shape, handler_us));
-    Topic { keys, records }.ensure(url)
+    Topic { keys, records: run.records("kafka") }.ensure(url)
 }

@@ -5,9 +5,8 @@ mod publish;
 mod pull;
 mod streams;
 
+use crate::Run;
 use crate::work::Work;
-use crate::{Outcome, plan};
-use measure::{Line, Run};
 use std::time::Duration;
 use streams::Stream;
 
@@ -19,45 +18,27 @@ fn server(url: &str) -> &str {
 }
 
 /// Runs one variant and prints its line.
-pub(crate) fn run(
-    url: &str,
-    variant: &str,
-    shape: &str,
-    handler_us: u64,
-    records: Option<u64>,
-) -> Result<(), String> {
-    let records = records.unwrap_or_else(|| plan::records("nats", variant, shape, handler_us));
-    let Outcome { measured, workers, settings, version } = match shape {
+pub(crate) fn run(run: &Run) -> Result<(), String> {
+    let Run { url, variant, shape, handler_us, .. } = run;
+    let records = run.records("nats");
+    let outcome = match &**shape {
         "publish" => publish::run(url, variant, records),
         "pull" => {
             let stream = Stream::preloaded(records);
             stream.ensure(url)?;
-            let work = Work::new(records, Duration::from_micros(handler_us), false);
+            let work = Work::new(records, Duration::from_micros(*handler_us), false);
             pull::run(url, variant, &stream, work)
         }
         _ => Err(format!("there is no shape `{shape}` over NATS; there are: publish pull")),
     }?;
-    let (shape, variant) = (shape.to_owned(), variant.to_owned());
-    let (contest, producers, n) = ("nats", 1, records);
-    Line::new(
-        Run { contest, shape, variant, producers, workers, n, handler_us, settings, version },
-        &measured,
-    )
-    .print();
+    run.print("nats", records, outcome);
     Ok(())
 }
 
 /// Loads the stream of a run that needs one.
-pub(crate) fn prepare(
-    url: &str,
-    variant: &str,
-    shape: &str,
-    handler_us: u64,
-    records: Option<u64>,
-) -> Result<(), String> {
-    if shape != "pull" {
+pub(crate) fn prepare(run: &Run) -> Result<(), String> {
+    if run.shape != "pull" {
         return Ok(());
     }
-    let records = records.unwrap_or_else(|| plan::records("nats", variant, shape, handler_us));
-    Stream::preloaded(records).ensure(url)
+    Stream::preloaded(run.records("nats")).ensure(&run.url)
 }
