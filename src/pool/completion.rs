@@ -1,11 +1,11 @@
-//! A job and its answer in one allocation, shared by exactly two sides: the worker's [`Ask`] and the caller's
+//! A job and its answer in one block of memory, shared by exactly two sides: the worker's [`Ask`] and the caller's
 //! [`Completion`].
 //!
 //! The shape follows the one-shot channels of faern/oneshot; the cancel, and a worker that wakes without making the
 //! caller spin, are this file's own. Each bit of the state is set by one side only and never cleared, but for
 //! `WAITING`.
 
-use super::own_lane;
+use super::{blocks, own_lane};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use std::any::Any;
 use std::fmt;
@@ -70,14 +70,13 @@ struct Cell<T, R> {
 
 /// Makes both sides of a job for the lane of this number.
 pub(crate) fn completion<T, R>(job: T, lane: usize) -> (Ask<T, R>, Completion<T, R>) {
-    let cell = Box::new(Cell {
+    let cell = blocks::keep(Cell {
         state: AtomicU8::new(0),
         lane,
         job: UnsafeCell::new(MaybeUninit::new(job)),
         answer: UnsafeCell::new(MaybeUninit::uninit()),
         waker: UnsafeCell::new(MaybeUninit::uninit()),
     });
-    let cell = NonNull::from(Box::leak(cell));
     (Ask { cell }, Completion { cell, is_taken: false })
 }
 
@@ -112,11 +111,6 @@ impl<T, R> Ask<T, R> {
     pub(crate) fn is_detached(&self) -> bool {
         // ORDERING: Relaxed; a hint, which orders nothing.
         self.cell().state.load(Ordering::Relaxed) & DETACHED != 0
-    }
-
-    /// Whether this is the other side of that completion.
-    pub(crate) fn is_of(&self, answer: &Completion<T, R>) -> bool {
-        self.cell == answer.cell
     }
 
     /// Gives the answer to a job that was started.
@@ -188,8 +182,8 @@ unsafe fn finish<T, R>(at: NonNull<Cell<T, R>>, answer: Result<R, JobError>) -> 
 /// # Safety
 /// Both sides are through with the cell; the flag tells whether the answer is still in it.
 unsafe fn free<T, R>(at: NonNull<Cell<T, R>>, has_answer: bool) {
-    // SAFETY: the cell came from `Box::leak` in `completion`, and nobody else uses it.
-    let cell = unsafe { Box::from_raw(at.as_ptr()) };
+    // SAFETY: the cell was made in `completion`, and nobody else uses it.
+    let cell = unsafe { at.as_ref() };
     #[cfg(loom)]
     {
         // A free touches everything; loom only sees what is touched through its cells.
@@ -201,12 +195,16 @@ unsafe fn free<T, R>(at: NonNull<Cell<T, R>>, has_answer: bool) {
         // SAFETY: the caller says that an answer is there.
         drop_foreign(cell.answer.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
     }
+    // SAFETY: `cell` is used no more, and `blocks::keep` made it.
+    unsafe { blocks::free(at) };
 }
 
 /// The caller's side of a job that was submitted: a future of its answer that any runtime can await, and that a plain
 /// thread can [`wait`](Completion::wait) for.
 ///
-/// Dropping it does not cancel the job; the answer is dropped when it comes. One allocation holds job and answer.
+/// Dropping it does not cancel the job; the answer is dropped when it comes. One allocation holds job and answer, and
+/// none is made where the thread that submits also takes its answers: it uses the memory of former ones again, of which
+/// each thread keeps up to 32 KiB of a size.
 ///
 /// ```
 /// use keylane::pool::{Completion, Key, PoolBuilder};

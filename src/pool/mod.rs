@@ -12,6 +12,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blocks;
 mod completion;
 mod idle;
 mod key;
@@ -593,22 +594,32 @@ impl<J: Send + 'static> Pool<J> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_send_batch(&self, jobs: &mut Vec<(Key, J)>) -> usize {
+        self.place_batch(jobs, |_, job| job)
+    }
+
+    /// Makes jobs of as many of these as there is room for, in their order per key, and tells how many those were.
+    fn place_batch<T>(
+        &self,
+        jobs: &mut Vec<(Key, T)>,
+        make: impl FnMut(&Arc<WorkerLane<J>>, T) -> J,
+    ) -> usize {
         match &self.inner.lanes[..] {
-            [lane] => Self::fill(lane, jobs),
+            [lane] => Self::fill(lane, jobs, make),
             lanes if lanes.len() <= FEW => {
                 let (mut counts, mut places) = ([0; FEW], [const { None }; FEW]);
-                Self::spread(lanes, jobs, &mut counts, &mut places)
+                Self::spread(lanes, jobs, make, &mut counts, &mut places)
             }
             lanes => {
                 let mut places: Vec<_> = lanes.iter().map(|_| None).collect();
-                Self::spread(lanes, jobs, &mut vec![0; lanes.len()], &mut places)
+                Self::spread(lanes, jobs, make, &mut vec![0; lanes.len()], &mut places)
             }
         }
     }
 
-    fn spread<'a>(
+    fn spread<'a, T>(
         lanes: &'a [Arc<WorkerLane<J>>],
-        jobs: &mut Vec<(Key, J)>,
+        jobs: &mut Vec<(Key, T)>,
+        mut make: impl FnMut(&Arc<WorkerLane<J>>, T) -> J,
         counts: &mut [u64],
         places: &mut [Option<Places<'a, J>>],
     ) -> usize {
@@ -620,23 +631,28 @@ impl<J: Send + 'static> Pool<J> {
             *place = if *count == 0 { None } else { lane.reserve(*count).ok() };
             *count = place.as_ref().map_or(0, Reservation::left);
         }
-        let has_room = |(key, _): &mut (Key, J)| {
+        let has_room = |(key, _): &mut (Key, T)| {
             let left = &mut counts[key.worker(lanes.len())];
             let has_room = *left > 0;
             *left -= u64::from(has_room);
             has_room
         };
         for (key, job) in jobs.extract_if(.., has_room) {
-            let place = &mut places[key.worker(lanes.len())];
-            place.as_mut().expect("only a reserved place has room").push(Keyed { key, job });
+            let worker = key.worker(lanes.len());
+            let place = places[worker].as_mut().expect("only a reserved place has room");
+            place.push(Keyed { key, job: make(&lanes[worker], job) });
         }
         offered - jobs.len()
     }
 
-    fn fill(lane: &WorkerLane<J>, jobs: &mut Vec<(Key, J)>) -> usize {
+    fn fill<T>(
+        lane: &Arc<WorkerLane<J>>,
+        jobs: &mut Vec<(Key, T)>,
+        mut make: impl FnMut(&Arc<WorkerLane<J>>, T) -> J,
+    ) -> usize {
         let Ok(mut place) = lane.reserve(jobs.len() as u64) else { return 0 };
         let taken = place.left() as usize;
-        jobs.drain(..taken).for_each(|(key, job)| place.push(Keyed { key, job }));
+        jobs.drain(..taken).for_each(|(key, job)| place.push(Keyed { key, job: make(lane, job) }));
         taken
     }
 

@@ -284,7 +284,7 @@ where
 
 impl<T: Send + 'static, R: Send + 'static> RequestPool<T, R> {
     /// Submits a job and asks for its answer. The returned value waits for room where there is none, and gives the
-    /// [`Completion`], which waits for the answer. One allocation in all.
+    /// [`Completion`], which waits for the answer. At most one allocation in all.
     ///
     /// # Errors
     /// The returned value gives the job back when the pool is closed; see [`SendError`].
@@ -352,35 +352,12 @@ impl<T: Send + 'static, R: Send + 'static> RequestPool<T, R> {
     /// ```
     pub fn submit_batch(&self, jobs: &mut Vec<(Key, T)>) -> Vec<Completion<T, R>> {
         let mut answers = Vec::with_capacity(jobs.len());
-        let mut requests: Vec<_> = (jobs.drain(..))
-            .map(|(key, job)| {
-                let (ask, answer) = completion(job, lane_number(self.lane_of(key)));
-                answers.push(answer);
-                (key, Request(Kind::Ask(Some(ask))))
-            })
-            .collect();
-        if self.try_send_batch(&mut requests) == answers.len() {
-            return answers;
-        }
-        // What was refused is found again by its cell; refused requests keep the order of the jobs.
-        let mut taken = Vec::with_capacity(answers.len() - requests.len());
-        let mut refused = requests.into_iter().peekable();
-        for answer in answers {
-            if refused.peek().is_some_and(|(_, request)| request.is_of(&answer)) {
-                let (key, _request) = refused.next().expect("just looked at");
-                let Ok(job) = answer.cancel() else { unreachable!("a refused job has not started") };
-                jobs.push((key, job));
-            } else {
-                taken.push(answer);
-            }
-        }
-        taken
-    }
-}
-
-impl<T, R> Request<T, R> {
-    fn is_of(&self, answer: &Completion<T, R>) -> bool {
-        matches!(&self.0, Kind::Ask(Some(ask)) if ask.is_of(answer))
+        self.place_batch(jobs, |lane, job| {
+            let (ask, answer) = completion(job, lane_number(lane));
+            answers.push(answer);
+            Request(Kind::Ask(Some(ask)))
+        });
+        answers
     }
 }
 
