@@ -135,7 +135,8 @@ counters! {
     without_aggregate,
 }
 
-/// The counters of one subscription, and what it has in flight. On cache lines of their own: workers add to them while the intake reads.
+/// The counters of one subscription, and what it has in flight. On cache lines of their own: workers add to them while
+/// the intake reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(CachePadded<Sums>);
 

@@ -193,7 +193,8 @@ impl Server {
         drop(self.process.take());
     }
 
-    /// Stops it, or lets it go on, as a machine does that hangs: its connections stay. Nothing of it runs once this returns.
+    /// Stops it, or lets it go on, as a machine does that hangs: its connections stay. Once it is stopped nothing of it
+    /// runs.
     pub fn freeze(&self, is_frozen: bool) {
         let process = self.process.as_ref().expect("it runs");
         if is_frozen { process.stop() } else { process.signal(Signal::CONT) }
