@@ -1,4 +1,4 @@
-//! A time that is moved by hand: `src/clock.rs`.
+//! A time that is moved by hand: `src/wait/clock.rs`.
 
 use keylane::Clock;
 use keylane::loom_internals::Parker;

@@ -1,4 +1,4 @@
-//! The state byte of a job and its answer: `src/pool/completion.rs`, and the operations built on it.
+//! The state byte of a job and its answer: `src/wait/completion.rs`, and the operations built on it.
 
 use crate::support::{Tracked, Wakes, model_without_leaks};
 use keylane::loom_internals::{Ask, completion, operation};

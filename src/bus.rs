@@ -2,18 +2,20 @@
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::{Clock, after};
 use crate::config::{BusUrl, Config, Scheme, names};
 use crate::envelope::Envelope;
-use crate::error::{ConnectError, NameError};
-use crate::event::Record;
+use crate::error::ConnectError;
+use crate::error::NameError;
+use crate::foreign;
 use crate::observe::health::Health;
 use crate::observe::metrics::Stats;
-use crate::op::Op;
 use crate::policy::FailurePolicy;
 use crate::publisher::{self, Outcomes, PublishError, Publisher, Publishing, Receipt, TryPublishError};
+use crate::record::Record;
 use crate::subscription::{Core, DrainReport, Envelopes, Plain, SubscriptionBuilder};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, thread};
+use crate::wait::Op;
+use crate::wait::{Clock, after};
 use std::fmt;
 use std::time::Duration;
 
@@ -511,7 +513,7 @@ impl Bus {
         };
         // Waiting needs a thread, and no caller can be made to lend one; it ends with the bus.
         if let Err(error) = thread::Builder::new().name("keylane-close".to_owned()).spawn(close) {
-            tracing::error!(%error, "the thread that closes the bus could not be started");
+            foreign::error!(%error, "the thread that closes the bus could not be started");
         }
         op
     }

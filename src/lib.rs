@@ -36,9 +36,6 @@ mod broker;
 #[cfg(not(loom))]
 mod bus;
 #[cfg(not(loom))]
-mod cancellation;
-mod clock;
-#[cfg(not(loom))]
 pub mod config;
 #[cfg(not(loom))]
 mod delivery;
@@ -48,36 +45,31 @@ mod envelope;
 mod error;
 #[cfg(not(loom))]
 mod event;
+mod foreign;
 #[cfg(not(loom))]
 mod handler;
-mod listeners;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod loom_internals;
 #[cfg_attr(loom, expect(dead_code, reason = "the models run the counters alone"))]
 mod observe;
-mod op;
-mod park;
 #[cfg(not(loom))]
 mod policy;
 pub mod pool;
 #[cfg(not(loom))]
 mod publisher;
+mod record;
 #[cfg(not(loom))]
 mod route;
 #[cfg(not(loom))]
 mod subscription;
 mod sync;
-#[cfg(not(loom))]
-mod wakers;
+mod wait;
 
 #[cfg(not(loom))]
 pub use broker::{BrokerError, Start};
 #[cfg(not(loom))]
 pub use bus::{Bus, CloseReport, Message, TopicError, connect, connect_with};
-#[cfg(not(loom))]
-pub use cancellation::{Cancellation, Cancelled};
-pub use clock::{Clock, ManualClock};
 #[cfg(not(loom))]
 pub use config::{BusUrl, Config};
 #[cfg(not(loom))]
@@ -85,26 +77,28 @@ pub use envelope::{Envelope, EnvelopeError, EnvelopeErrorKind, Limits, Timestamp
 #[cfg(not(loom))]
 pub use error::{ConfigError, ConnectError, NameError, Origin, UrlError};
 #[cfg(not(loom))]
-pub use event::{Event, Headers, Record};
+pub use event::Event;
 #[cfg(not(loom))]
 pub use handler::HandlerError;
-pub use listeners::Registration;
 #[cfg(not(loom))]
 pub use observe::health::{Health, Place, Problem, Status};
 pub use observe::metrics::Stats;
-pub use op::Op;
 #[cfg(not(loom))]
 pub use policy::{DeadLetter, FailurePolicy, Jitter, PolicyError, Retry, Then};
 #[cfg(not(loom))]
 pub use publisher::{
     NextOutcome, Outcome, Outcomes, PublishError, Publishing, Receipt, TryPublishError, Unacknowledged,
 };
+pub use record::{Headers, Record};
 #[cfg(not(loom))]
 pub use route::{RecordView, Route};
 #[cfg(not(loom))]
 pub use subscription::{
     DrainReport, Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder,
 };
+#[cfg(not(loom))]
+pub use wait::{Cancellation, Cancelled};
+pub use wait::{Clock, ManualClock, Op, Registration};
 
 /// The bus in memory: a broker inside the process, with topics, consumer groups and bounded retention.
 #[cfg(not(loom))]

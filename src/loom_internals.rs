@@ -8,17 +8,17 @@ use std::time::Instant;
 
 /// Runs a future to its end on this thread, by the sleep that the crate's own waits use.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    crate::op::block_on(future)
+    crate::wait::block_on(future)
 }
 
 /// One thread's sleep.
-pub struct Parker(crate::park::Parker);
+pub struct Parker(crate::wait::Parker);
 
 impl Parker {
     /// For the calling thread.
     #[expect(clippy::new_without_default, reason = "it belongs to the thread that makes it")]
     pub fn new() -> Self {
-        Self(crate::park::Parker::new())
+        Self(crate::wait::Parker::new())
     }
 
     /// What wakes it.
@@ -34,12 +34,12 @@ impl Parker {
 
 /// Both sides of a job that is in no lane.
 pub fn completion<T, R>(job: T) -> (Ask<T, R>, crate::pool::Completion<T, R>) {
-    let (ask, answer) = crate::pool::completion(job, 0);
+    let (ask, answer) = crate::wait::completion(job, 0);
     (Ask(ask), answer)
 }
 
 /// The worker's side of a job.
-pub struct Ask<T, R>(crate::pool::Ask<T, R>);
+pub struct Ask<T, R>(crate::wait::Ask<T, R>);
 
 impl<T, R> Ask<T, R> {
     /// The job, unless it was cancelled.
@@ -87,7 +87,7 @@ pub fn operation<T>(if_abandoned: fn() -> T) -> (Promise<T>, crate::Op<T>) {
 }
 
 /// The side that completes an operation.
-pub struct Promise<T>(crate::op::Promise<T>);
+pub struct Promise<T>(crate::wait::Promise<T>);
 
 impl<T> Promise<T> {
     /// Completes it.

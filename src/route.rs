@@ -1,7 +1,7 @@
 //! Which aggregate a record belongs to, and which worker that aggregate is handled by.
 
 use crate::envelope::{Envelope, check_aggregate_id};
-use crate::event::{Headers, Record};
+use crate::record::{Headers, Record};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;

@@ -130,7 +130,7 @@ const RUNTIMES_AND_BROKERS: [&str; 5] = ["tokio::", "smol::", "async_std::", "rd
 
 /// The files of the core, which must run without any runtime or broker.
 fn is_core(path: &Path) -> bool {
-    let folders = ["src/pool", "src/delivery", "src/envelope"];
+    let folders = ["src/wait", "src/pool", "src/delivery", "src/envelope"];
     path == Path::new("src/route.rs") || folders.iter().any(|folder| path.starts_with(folder))
 }
 
@@ -145,7 +145,7 @@ fn the_core_names_no_runtime_and_no_broker() {
 
 #[test]
 fn the_rule_of_the_core_looks_at_each_of_its_rooms() {
-    for room in ["src/pool/", "src/delivery/", "src/envelope/", "src/route.rs"] {
+    for room in ["src/wait/", "src/pool/", "src/delivery/", "src/envelope/", "src/route.rs"] {
         let mut files = sources("src").into_iter().map(|(path, _)| path).filter(|path| !is_test(path));
         let file = files.find(|path| path.to_string_lossy().starts_with(room));
         let file = file.unwrap_or_else(|| panic!("nothing is in {room}"));

@@ -1,7 +1,7 @@
 //! A record as it arrives from a broker.
 
 use super::Partition;
-use crate::event::{Headers, Record};
+use crate::record::{Headers, Record};
 use crate::sync::Arc;
 use bytes::Bytes;
 use std::ops::Range;

@@ -14,14 +14,14 @@ pub(crate) mod nats;
 #[cfg(any(feature = "kafka", test, fuzzing))]
 pub(crate) mod position_text;
 
-use crate::clock::Clock;
-use crate::event::Record;
-use crate::listeners::Registration;
+use crate::delivery::{Partition, Position};
+use crate::record::Record;
 use crate::sync::Arc;
+use crate::wait::Clock;
+use crate::wait::Registration;
 #[cfg(feature = "kafka")]
 pub(crate) use fetched::Packed;
 pub(crate) use fetched::{Fetched, FetchedRecord};
-use std::ops::Range;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -242,25 +242,6 @@ pub(crate) enum Committed {
 pub(crate) struct Budget {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
-}
-
-/// A partition as one member was assigned it. A later assignment of the same partition has a higher generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(clippy::struct_field_names, reason = "a partition's number has no other name in the field")]
-pub(crate) struct Partition {
-    /// Index into [`ConsumerSpec::topics`].
-    pub(crate) topic: u32,
-    pub(crate) partition: u32,
-    pub(crate) generation: u64,
-}
-
-/// How far a group is in a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Position {
-    /// The first offset that is not settled.
-    pub(crate) watermark: u64,
-    /// Offsets settled beyond the watermark, ascending and disjoint.
-    pub(crate) ahead: Vec<Range<u64>>,
 }
 
 /// One thing that a poll found.

@@ -1,29 +1,6 @@
 //! What topics, groups, streams, headers and keys may be called, so that every broker takes them.
 
-use crate::error::shown;
-
-/// A name, or a part of a record, that no broker would take as it is.
-///
-/// ```
-/// let mut config = keylane::Config::default();
-/// config.memory.topics = vec!["orders paid".to_owned()];
-/// let error = config.validate().unwrap_err().to_string();
-/// assert!(error.contains("topic `orders paid` breaks a rule at byte 6"), "{error}");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} `{value}` breaks a rule at byte {offset}: {rule}")]
-#[non_exhaustive]
-pub struct NameError {
-    /// What was named: `topic`, `group`, `stream`, `header name`, `header value` or `key`.
-    pub kind: &'static str,
-    /// The value, escaped, and cut behind 64 characters.
-    pub value: String,
-    /// The first byte that breaks the rule, counted from 0 in the value as it was given; its length if it is too
-    /// short.
-    pub offset: usize,
-    /// The rule, as a sentence.
-    pub rule: &'static str,
-}
+use crate::error::{NameError, shown};
 
 /// The rule of one kind of name.
 struct Rule {

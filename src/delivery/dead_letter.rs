@@ -1,8 +1,8 @@
 //! What a dead letter says about the record that it was.
 
 use crate::envelope::Timestamp;
-use crate::event::Headers;
 use crate::handler::Failure;
+use crate::record::Headers;
 use std::time::SystemTime;
 
 /// How many bytes of the error a dead letter carries at most: enough for a message and its causes, and far from what

@@ -3,7 +3,10 @@
 //!
 //! Decisions only: values in, values out, with no thread, clock or socket.
 
+pub(crate) mod assignment;
 pub(crate) mod dead_letter;
 pub(crate) mod ledger;
 pub(crate) mod partitions;
 pub(crate) mod retry;
+
+pub(crate) use assignment::{Assignment, Partition, Position};

@@ -3,7 +3,7 @@
 use super::Envelope;
 use super::json::plain_until;
 use super::timestamp::Timestamp;
-use crate::event::Headers;
+use crate::record::{Headers, Record};
 use bytes::Bytes;
 use std::io::Write;
 use std::ops::Range;
@@ -220,4 +220,23 @@ fn integer_field(record: &mut Vec<u8>, opening: &str, value: i64) -> Range<usize
         _ => write!(record, "{value}").expect("a Vec takes everything"),
     }
     start..record.len()
+}
+
+/// An Envelope as it is published: its JSON under its aggregate id as the key, with the headers `X-Event-ID`,
+/// `X-Aggregate-ID`, `X-Event-Type`, `X-Event-Version` and, where they are set, `X-Trace-ID`, `X-Correlation-ID` and
+/// `X-Tenant-ID`.
+///
+/// ```
+/// use keylane::{Envelope, Record};
+///
+/// let record = Record::from(&Envelope::new("order-42", "order.paid", 1, "995")?);
+/// assert_eq!(record.key.as_deref(), Some(&b"order-42"[..]));
+/// assert_eq!(record.headers.get("X-Event-Type"), Some(&b"order.paid"[..]));
+/// # Ok::<(), keylane::EnvelopeError>(())
+/// ```
+impl From<&Envelope<'_>> for Record {
+    fn from(envelope: &Envelope<'_>) -> Self {
+        let (key, value, headers) = envelope.to_parts();
+        Self { key: Some(key), value, headers, timestamp: std::time::SystemTime::now() }
+    }
 }

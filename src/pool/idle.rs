@@ -1,6 +1,6 @@
 //! What a worker does when its lane is empty: park, or look again for a moment first.
 
-use crate::park::{self, Backoff, SPINS, YIELDS};
+use crate::wait::{Backoff, SPINS, YIELDS, rest};
 use std::time::{Duration, Instant};
 
 /// What a worker does when there is nothing to do.
@@ -64,7 +64,7 @@ impl Idling {
     /// without a rest lets 4 million jobs a second through, one that rests 40 million.
     pub(crate) fn rest(&self) {
         if self.policy == Idle::Adaptive && !cfg!(loom) {
-            park::rest(REST);
+            rest(REST);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The protocol and why it loses no wake-up: `src/pool/README.md`.
 
-use super::completion::{drop_foreign, wake_foreign};
+use crate::foreign;
 use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, Ordering, Queue};
 use crossbeam_utils::CachePadded;
 use std::fmt;
@@ -193,7 +193,7 @@ impl<T, W> Lane<T, W> {
         if before.is_parked()
             && let Some(sleeper) = self.sleeper.get()
         {
-            sleeper.wake_by_ref();
+            foreign::wake_by_ref(sleeper);
         }
     }
 
@@ -208,7 +208,7 @@ impl<T, W> Lane<T, W> {
         };
         if let Some(late) = late {
             // Not under the lock: it is foreign code.
-            return drop_foreign(late);
+            return foreign::discard(late);
         }
         // ORDERING: Relaxed; the list's lock orders the content, and the word's own order decides: either the worker's
         // `try_park` finds the word changed, or this finds PARKED.
@@ -231,7 +231,7 @@ impl<T, W> Lane<T, W> {
     /// The worker has ended: drops what was queued by [`Lane::wake`], and whatever comes later.
     pub(crate) fn end_wakes(&self) {
         let left = self.wakes.lock().take();
-        left.into_iter().flatten().for_each(drop_foreign);
+        left.into_iter().flatten().for_each(foreign::discard);
     }
 
     /// Refuses every reservation from now on. What was reserved before is still run. False: it was closed already.
@@ -275,7 +275,7 @@ impl<T, W> Lane<T, W> {
             std::mem::take(&mut waiters.list)
         };
         for (_, waker) in woken {
-            wake_foreign(waker);
+            foreign::wake(waker);
         }
     }
 }

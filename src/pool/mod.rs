@@ -12,19 +12,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod blocks;
-mod completion;
 mod idle;
 mod key;
 mod lane;
-mod own_lane;
 mod request;
 mod sending;
 mod waiting;
 mod worker;
 
-pub(crate) use completion::{Ask, completion, drop_foreign, panic_message, wake_foreign};
-pub use completion::{Completion, JobError};
+pub use crate::wait::{Completion, JobError};
 pub use idle::Idle;
 pub(crate) use idle::Idling;
 pub use key::Key;
@@ -35,13 +31,11 @@ pub use waiting::WaitsFor;
 pub(crate) use worker::LONG_TURN;
 pub use worker::{Handler, Outcome, Turn, WaitingKeys, WaitingNow, Worker};
 
-use crate::clock::Clock;
-use crate::op::{Op, Promise};
-use crate::park::{Backoff, Parker};
+use crate::foreign;
 use crate::sync::{Arc, Mutex, thread};
+use crate::wait::{Backoff, Clock, Op, Parker, Promise, own_lane};
 use lane::Reservation;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 use worker::{Keyed, Wakeup, WorkerLane};
 
@@ -280,15 +274,11 @@ impl PoolBuilder {
             let body = move || {
                 // Dropped last, also in an unwind: whoever drains learns that this worker has ended.
                 let exit = Exit(exits);
-                let run = move || match catch_unwind(AssertUnwindSafe(|| make(number))) {
+                let run = move || match foreign::call(|| make(number)) {
                     Ok(handler) => run(Worker::new(lane, handler), &settings),
-                    Err(payload) => {
+                    Err(panic) => {
                         worker::end_unmanned(&lane);
-                        tracing::error!(
-                            panic = panic_message(payload),
-                            number,
-                            "a worker's handler could not be made"
-                        );
+                        foreign::error!(panic, number, "a worker's handler could not be made");
                     }
                 };
                 drop((run(), exit));
@@ -834,7 +824,7 @@ impl<J: Send + 'static> Inner<J> {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A pool that is dropped inside a handler can't wait for the thread that it runs on.
             if thread.thread().id() != here && thread.join().is_err() {
-                tracing::error!("a worker's thread panicked outside a handler");
+                foreign::error!("a worker's thread panicked outside a handler");
             }
         }
     }

@@ -1,15 +1,11 @@
 //! Pools whose jobs have answers: closures, and futures, as handlers.
 
-use super::completion::panic_message;
-use super::worker::Keyed;
-use super::{
-    Ask, Completion, Handler, JobError, Key, Outcome, Pool, PoolBuilder, PoolError, SendError, Sending,
-    completion,
-};
-use crate::pool::worker::lane_number;
+use super::worker::{Keyed, lane_number};
+use super::{Completion, Handler, JobError, Key, Outcome, Pool, PoolBuilder, PoolError, SendError, Sending};
+use crate::foreign;
+use crate::wait::{Ask, completion};
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -229,12 +225,7 @@ where
         _: Instant,
     ) -> Outcome<Self::Future> {
         // Its state may be half changed; it is made anew before the next job.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.handler = None)) {
-            tracing::error!(
-                panic = panic_message(payload),
-                "the drop of a handler that had panicked panicked too"
-            );
-        }
+        foreign::discard(self.handler.take());
         request.finish(Err(JobError::Panicked(message)));
         Outcome::Done
     }

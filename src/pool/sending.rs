@@ -1,9 +1,9 @@
 //! A job on its way into a lane that may have no room for it yet.
 
 use super::lane::Refused;
-use super::own_lane;
 use super::worker::{Keyed, WorkerLane, lane_number};
 use crate::sync::Arc;
+use crate::wait::own_lane;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -166,8 +166,8 @@ impl<J: Send + 'static> Sending<J> {
             return Err(SendError::OwnLane(self.job.take().expect("it was not taken").job));
         }
         // A worker that is awake makes room within a batch: less than two sleeps would cost.
-        crate::op::look_until(|| self.lane.may_have_room());
-        crate::op::block_on(self)
+        crate::wait::look_until(|| self.lane.may_have_room());
+        crate::wait::block_on(self)
     }
 
     /// `Err` holds the answer; `Ok`: no room yet.

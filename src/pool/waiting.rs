@@ -5,7 +5,7 @@
 //! memory follows the records that wait, never the keys that were seen.
 
 use super::Key;
-use super::completion::drop_foreign;
+use crate::foreign;
 use foldhash::fast::FixedState;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
@@ -267,7 +267,7 @@ impl<J, L> Waiting<J, L> {
             match std::mem::replace(&mut entry.wait, Wait::Running) {
                 Wait::Ready => self.ready.retain(|ready| *ready != key),
                 // A future is foreign code, also when it is dropped.
-                Wait::Lease(lease) => drop_foreign(lease),
+                Wait::Lease(lease) => foreign::discard(lease),
                 Wait::Time | Wait::Operator | Wait::Running => {}
             }
             self.records -= 1;

@@ -1,14 +1,14 @@
 //! A worker: one lane, one handler, the keys that wait, and [`Worker::step`], the one body that threads, models and
 //! tests run.
 
-use super::completion::{drop_foreign, panic_message};
 use super::lane::{Lane, Word};
 use super::waiting::{Due, For, Waiting, WaitsFor};
-use super::{Idling, Key, own_lane};
-use crate::park::Backoff;
+use super::{Idling, Key};
+use crate::foreign;
 use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::wait::Backoff;
+use crate::wait::own_lane;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -728,9 +728,7 @@ impl<H: Handler> Worker<H> {
             match wakeup {
                 Wakeup::Future(key, stamp) => self.poll_lease(key, stamp, now),
                 Wakeup::Visit(visit) => {
-                    if catch_unwind(AssertUnwindSafe(|| visit(self, now))).is_err() {
-                        tracing::error!("an operation on waiting keys panicked");
-                    }
+                    foreign::run("an operation on waiting keys", || visit(self, now));
                 }
                 Wakeup::AbandonAfter(limit) => {
                     let at = now.checked_add(limit);
@@ -757,7 +755,7 @@ impl<H: Handler> Worker<H> {
         while let Some(due) = self.waiting.take_due(now) {
             has_run = true;
             if let Due::Expired(key, lease) = due {
-                drop_foreign(lease);
+                foreign::discard(lease);
                 let mut job = self.waiting.take_expired(key);
                 let outcome =
                     guarded(&mut self.handler, &mut job, now, |handler, job| handler.expired(job, now));
@@ -815,7 +813,7 @@ impl<H: Handler> Worker<H> {
     fn conclude(&mut self, key: Key, job: H::Job, outcome: Outcome<H::Future>, now: Instant) {
         match outcome {
             Outcome::Done => {
-                drop_foreign(job);
+                foreign::discard(job);
                 self.over += 1;
                 if self.waiting.len() > 0 {
                     self.waiting.over(key);
@@ -848,14 +846,14 @@ impl<H: Handler> Worker<H> {
         // sees what that wake was for. Reset before the poll, so that a wake during it queues the lease again.
         lease.wake.is_queued.swap(false, Ordering::Acquire);
         let Lease { future, waker, .. } = lease;
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(waker))));
+        let polled = foreign::call(|| future.as_mut().poll(&mut Context::from_waker(waker)));
         let output = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(output)) => Ok(output),
-            Err(payload) => Err(panic_message(payload)),
+            Err(message) => Err(message),
         };
         let (mut job, lease) = self.waiting.end_lease(key);
-        drop_foreign(lease);
+        foreign::discard(lease);
         let outcome = match output {
             Ok(output) => guarded(&mut self.handler, &mut job, now, |h, job| h.resolve(job, output, now)),
             Err(message) => after_panic(&mut self.handler, &mut job, message, now),
@@ -865,9 +863,7 @@ impl<H: Handler> Worker<H> {
 
     fn abandon(&mut self, job: H::Job) {
         self.over += 1;
-        if catch_unwind(AssertUnwindSafe(|| self.handler.abandoned(job))).is_err() {
-            tracing::error!("a handler panicked while it was told of an abandoned job");
-        }
+        foreign::run("a handler that was told of an abandoned job", || self.handler.abandoned(job));
     }
 
     fn release(&mut self) {
@@ -941,10 +937,8 @@ impl<H: Handler> Drop for Worker<H> {
         let lane = self.lane.clone();
         end_lane(&lane, self, |worker| worker.over, Self::abandon);
         // There is no further turn to hand on what the handler was told just now.
-        if self.over > before
-            && catch_unwind(AssertUnwindSafe(|| self.handler.flush(WaitingNow::default()))).is_err()
-        {
-            tracing::error!("a handler panicked when its worker ended");
+        if self.over > before {
+            foreign::run("a handler whose worker ended", || self.handler.flush(WaitingNow::default()));
         }
     }
 }
@@ -953,7 +947,7 @@ impl<H: Handler> Drop for Worker<H> {
 pub(crate) fn end_unmanned<J>(lane: &WorkerLane<J>) {
     lane.close();
     let drop_one = |dropped: &mut u64, job| {
-        drop_foreign(job);
+        foreign::discard(job);
         *dropped += 1;
     };
     end_lane(lane, &mut 0, |dropped| *dropped, drop_one);
@@ -982,10 +976,7 @@ fn guarded<H: Handler>(
     now: Instant,
     run: impl FnOnce(&mut H, &mut H::Job) -> Outcome<H::Future>,
 ) -> Outcome<H::Future> {
-    match catch_unwind(AssertUnwindSafe(|| run(handler, job))) {
-        Ok(outcome) => outcome,
-        Err(payload) => after_panic(handler, job, panic_message(payload), now),
-    }
+    foreign::call(|| run(handler, job)).unwrap_or_else(|message| after_panic(handler, job, message, now))
 }
 
 #[cold]
@@ -995,11 +986,8 @@ fn after_panic<H: Handler>(
     message: String,
     now: Instant,
 ) -> Outcome<H::Future> {
-    catch_unwind(AssertUnwindSafe(|| handler.panicked(job, message, now))).unwrap_or_else(|payload| {
-        tracing::error!(
-            panic = panic_message(payload),
-            "a handler panicked while it dealt with a panic; its job ends"
-        );
+    foreign::call(|| handler.panicked(job, message, now)).unwrap_or_else(|panic| {
+        foreign::error!(panic, "a handler panicked while it dealt with a panic; its job ends");
         Outcome::Done
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::broker::Stored;
 use crate::error::NameError;
-use crate::event::Record;
+use crate::record::Record;
 use crate::sync::Arc;
 
 /// Where a published record is stored.

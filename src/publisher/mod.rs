@@ -6,13 +6,13 @@ mod outcomes;
 mod trouble;
 
 use crate::broker::{Broker, PublishFault, Stored, Ticket};
-use crate::clock::{Clock, after};
-use crate::event::Record;
-use crate::listeners::Registration;
-use crate::op::{Op, Promise};
-use crate::park::Parker;
-use crate::pool::wake_foreign;
+use crate::foreign;
+use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
+use crate::wait::Parker;
+use crate::wait::Registration;
+use crate::wait::{Clock, after};
+use crate::wait::{Op, Promise};
 pub use answer::{PublishError, Receipt, TryPublishError};
 use foldhash::fast::RandomState;
 use line::{Do, Id, Line, Offer, Room};
@@ -258,7 +258,7 @@ impl Publisher {
             state.is_over = true;
             let readers = state.unread.take_wakers();
             drop(state);
-            readers.into_iter().for_each(wake_foreign);
+            readers.into_iter().for_each(foreign::wake);
             return Op::ready(0);
         }
         let closing = state.closing.get_or_insert(Closing { until, promises: Vec::new() });
@@ -398,8 +398,8 @@ impl Inner {
         }
         drop(state);
         unread.iter().for_each(tell_of_failure);
-        waiting.into_iter().for_each(wake_foreign);
-        readers.into_iter().for_each(wake_foreign);
+        waiting.into_iter().for_each(foreign::wake);
+        readers.into_iter().for_each(foreign::wake);
         flushed.into_iter().for_each(|promise| promise.complete(()));
         if is_closing {
             self.wake_thread();
@@ -462,7 +462,7 @@ impl Inner {
             self.retried.fetch_add(1, Ordering::Relaxed);
             if tries.is_power_of_two() {
                 let key = publish.record.key.as_deref().map(String::from_utf8_lossy);
-                tracing::warn!(
+                foreign::warn!(
                     topic = &*publish.topic,
                     key = key.as_deref(),
                     tries,
@@ -513,7 +513,7 @@ impl Inner {
         let inner = self.clone();
         let body = move || run(inner, listening);
         if let Err(error) = thread::Builder::new().name("keylane-publisher".to_owned()).spawn(body) {
-            tracing::error!(%error, "the publisher's thread could not be started; nothing is tried again");
+            foreign::error!(%error, "the publisher's thread could not be started; nothing is tried again");
         }
     }
 
@@ -570,8 +570,8 @@ impl Inner {
             // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
             self.has_thread.store(false, Ordering::Relaxed);
             drop(state);
-            readers.into_iter().for_each(wake_foreign);
-            waiting.into_iter().for_each(wake_foreign);
+            readers.into_iter().for_each(foreign::wake);
+            waiting.into_iter().for_each(foreign::wake);
             flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
             closing.promises.into_iter().for_each(|promise| promise.complete(count));
             return ControlFlow::Break(());

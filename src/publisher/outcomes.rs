@@ -2,8 +2,9 @@
 
 use super::line::Do;
 use super::{Inner, PublishError, Receipt, State};
-use crate::op::block_on;
+use crate::foreign;
 use crate::sync::Arc;
+use crate::wait::block_on;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
@@ -260,6 +261,6 @@ impl State {
 pub(super) fn tell_of_failure(outcome: &Outcome) {
     if let Err(error) = &outcome.result {
         let key = outcome.key.as_deref().map(String::from_utf8_lossy);
-        tracing::error!(topic = &*outcome.topic, key = key.as_deref(), %error, "a record that was sent is not stored");
+        foreign::error!(topic = &*outcome.topic, key = key.as_deref(), %error, "a record that was sent is not stored");
     }
 }

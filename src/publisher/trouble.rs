@@ -1,6 +1,7 @@
 //! What keeps publishes waiting, and how it is told.
 
 use super::{Inner, Publish, State};
+use crate::foreign;
 use std::time::{Duration, Instant};
 
 /// How long a publish is unanswered before it is said: then after 2, 4, 8, ... times as long.
@@ -118,7 +119,7 @@ impl State {
             telling.after = age.saturating_mul(2);
             let Unacknowledged { topic, key, error, .. } = oldest.unacknowledged(now);
             let publishes = self.publishes.len();
-            tracing::warn!(topic, key, ?age, error, publishes, "publishes wait for the broker");
+            foreign::warn!(topic, key, ?age, error, publishes, "publishes wait for the broker");
         }
         oldest.since.checked_add(telling.after)
     }

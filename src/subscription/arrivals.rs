@@ -1,8 +1,8 @@
 //! Records on their way from the broker to the pool, made into deliveries a lot at a time.
 
 use super::runner::{Delivery, Next};
-use super::shared::Assignment;
 use crate::broker::Fetched;
+use crate::delivery::Assignment;
 use crate::delivery::partitions::Token;
 use crate::envelope::Parsed;
 use crate::event::{Aggregate, Arrived, Event, Owner};

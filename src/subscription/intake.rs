@@ -3,24 +3,23 @@
 
 use super::arrivals::{Arrivals, Prepared};
 use super::runner::{Delivery, Invoke, Next, Runner};
-use super::shared::{Assignment, End, Shared, Since, Verdict};
-use crate::broker::{
-    BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
-};
-use crate::clock::after;
+use super::shared::{End, Shared, Since, Verdict};
+use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Fetched, Polled};
 use crate::delivery::ledger::{Delivered, Ledger, Settled};
 use crate::delivery::partitions::{Partitions, Slot, Token};
 use crate::delivery::retry::is_used_up;
+use crate::delivery::{Assignment, Partition, Position};
 use crate::envelope::{self, Limits};
 use crate::event::Aggregate;
+use crate::foreign;
 use crate::observe::health::{Place, Status};
 use crate::observe::metrics::Tally;
-use crate::op::{Op, Promise};
-use crate::park::{Backoff, Parker};
-use crate::pool::{Key, Pool, RoundRobin, Turn, Worker, drop_foreign, panic_message};
+use crate::pool::{Key, Pool, RoundRobin, Turn, Worker};
 use crate::route::{RecordView, Route, Routing, Source, looks_like_envelope};
 use crate::sync::{Arc, Mutex};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::wait::after;
+use crate::wait::{Backoff, Parker};
+use crate::wait::{Op, Promise};
 use std::time::{Duration, Instant};
 
 /// What the handle asks of the intake.
@@ -242,7 +241,7 @@ impl Drop for LastWord {
             return;
         }
         let error = "its thread ended before its time, by a panic or an `enter` that did not run it";
-        tracing::error!(error, group = &*self.shared.group, "the subscription has stopped");
+        foreign::error!(error, group = &*self.shared.group, "the subscription has stopped");
         *self.shared.status.lock() = Status::Halted(error.to_owned());
         // Nothing of it is settled any more, so nothing of it starts.
         drop(self.pool.drain(Duration::ZERO));
@@ -265,7 +264,7 @@ pub(super) fn drained_or_hung(drained: Op<DrainReport>, shared: &Shared, limit: 
     drained.unwrap_or_else(|_| {
         let still_running = shared.still_running();
         *shared.status.lock() = Status::Draining;
-        tracing::error!(
+        foreign::error!(
             ?still_running,
             "a handler on the delivering thread did not end within the limit of the drain"
         );
@@ -431,7 +430,7 @@ impl<I: Invoke> Intake<I> {
         let mut verdicts = std::mem::take(&mut self.verdicts);
         for Verdict { partition, token, bytes, end } in verdicts.drain(..) {
             if let End::Halt(error) = end {
-                tracing::error!(error, "the subscription stops, as its policy says");
+                foreign::error!(error, "the subscription stops, as its policy says");
                 let limit = self.setup.bounds.drain_timeout;
                 self.begin_drain(now, limit, Some(error));
                 continue;
@@ -498,7 +497,7 @@ impl<I: Invoke> Intake<I> {
             Ok(Settled::First) => self.setup.consumer.settled(id, token.offset),
             // Settled while its worker's thread was blocked.
             Ok(Settled::Again | Settled::Unknown) => {}
-            Err(_) => tracing::debug!(?token, "a verdict of an assignment that is over changes nothing"),
+            Err(_) => foreign::debug!(?token, "a verdict of an assignment that is over changes nothing"),
         }
     }
 
@@ -582,7 +581,7 @@ impl<I: Invoke> Intake<I> {
 
     fn assigned(&mut self, id: Partition, position: Position) {
         let topic = self.setup.topics[id.topic as usize].clone();
-        tracing::info!(
+        foreign::info!(
             topic = &*topic,
             partition = id.partition,
             offset = position.watermark,
@@ -614,7 +613,7 @@ impl<I: Invoke> Intake<I> {
     fn revoked(&mut self, id: Partition, now: Instant) {
         let until = after(now, self.setup.bounds.drain_timeout);
         let Some(slot) = self.slot_of(id) else { return self.setup.consumer.release(id) };
-        tracing::info!(
+        foreign::info!(
             topic = &*slot.assignment.topic,
             partition = id.partition,
             "partition revoked; what runs may end"
@@ -626,7 +625,7 @@ impl<I: Invoke> Intake<I> {
 
     fn lost(&mut self, id: Partition) {
         let Some(slot) = self.slot_of(id) else { return };
-        tracing::warn!(
+        foreign::warn!(
             topic = &*slot.assignment.topic,
             partition = id.partition,
             in_flight = slot.in_flight,
@@ -690,7 +689,7 @@ impl<I: Invoke> Intake<I> {
             value: record.value(),
         };
         // A route may be foreign code. Its panic is the record's failure: without its aggregate it must not run.
-        let found = catch_unwind(AssertUnwindSafe(|| self.setup.route.find(view))).map_err(panic_message);
+        let found = foreign::call(|| self.setup.route.find(view));
         let (routing, panicked) = match found {
             Ok(routing) => (routing, None),
             Err(message) => (Routing::Invalid(Source::Function), Some(message)),
@@ -708,7 +707,7 @@ impl<I: Invoke> Intake<I> {
             Routing::Invalid(_) | Routing::Absent => {
                 self.tally.without_aggregate += 1;
                 if takes_envelopes {
-                    tracing::warn!(
+                    foreign::warn!(
                         topic = &*self.slots[slot.index()].assignment.topic,
                         partition = fetched.partition.partition,
                         offset = fetched.offset,
@@ -765,7 +764,7 @@ impl<I: Invoke> Intake<I> {
     /// The keys of a worker that has ended would wait for ever.
     fn lost_worker(&mut self, now: Instant) {
         let error = "a worker's thread ended before its time, by a panic or an `enter` that did not run it";
-        tracing::error!(error, group = &*self.setup.shared.group, "the subscription stops");
+        foreign::error!(error, group = &*self.setup.shared.group, "the subscription stops");
         self.begin_drain(now, self.setup.bounds.drain_timeout, Some(error.to_owned()));
     }
 
@@ -822,7 +821,7 @@ impl<I: Invoke> Intake<I> {
                 true
             }
             Err(error @ BrokerError::Fenced { .. }) => {
-                tracing::warn!(%error, "a commit came too late");
+                foreign::warn!(%error, "a commit came too late");
                 self.slots[slot].is_dirty = false;
                 self.commit_answered(slot, now);
                 true
@@ -883,7 +882,7 @@ impl<I: Invoke> Intake<I> {
                 return;
             }
             let Assignment { topic, id, .. } = &*self.slots[slot].assignment;
-            tracing::error!(
+            foreign::error!(
                 topic = &**topic,
                 partition = id.partition,
                 "the position could not be committed in time; what was handled since the last commit comes again"
@@ -941,7 +940,7 @@ impl<I: Invoke> Intake<I> {
         let mut known = self.setup.shared.broker_error.lock();
         let since = known.as_ref().map_or(now, |known| known.since);
         if known.is_none() {
-            tracing::warn!(%error, "the broker does not answer; trying again until it does");
+            foreign::warn!(%error, "the broker does not answer; trying again until it does");
         }
         *known = Some(Since { what: error.to_string(), since });
     }
@@ -951,7 +950,7 @@ impl<I: Invoke> Intake<I> {
             && let Some(known) = self.setup.shared.broker_error.lock().take()
         {
             let after = now.saturating_duration_since(known.since);
-            tracing::info!(?after, "the broker answers again");
+            foreign::info!(?after, "the broker answers again");
         }
         if !self.is_ready && self.setup.consumer.has_joined() {
             self.is_ready = true;
@@ -985,7 +984,7 @@ impl<I: Invoke> Intake<I> {
         self.ticks_with_problems += 1;
         if self.ticks_with_problems.is_power_of_two() || self.ticks_with_problems.is_multiple_of(60) {
             for problem in problems.iter().take(SAID) {
-                tracing::warn!(%problem, group = &*shared.group, problems = total, "progress is held up");
+                foreign::warn!(%problem, group = &*shared.group, problems = total, "progress is held up");
             }
         }
     }
@@ -1012,7 +1011,7 @@ impl<I: Invoke> Intake<I> {
         let shared = &self.setup.shared;
         report.still_running = shared.still_running();
         // Its handler is foreign code, also when it is dropped.
-        drop_foreign(self.direct.take());
+        foreign::discard(self.direct.take());
         let ended = self.setup.pool.drain(Duration::ZERO);
         let has_ended = report.still_running.is_empty() && ended.wait_timeout(WORKERS_END).is_ok();
         if has_ended {
@@ -1022,12 +1021,12 @@ impl<I: Invoke> Intake<I> {
                 // A future that blocks its worker, which nobody can end either.
                 report.still_running.clone_from(&report.unsettled);
             }
-            tracing::error!(still_running = ?report.still_running, "handlers did not end within the limit of the drain");
+            foreign::error!(still_running = ?report.still_running, "handlers did not end within the limit of the drain");
             self.setup.pool.detach();
         }
         shared.counters.set_in_flight(report.still_running.len() as u64);
         *shared.status.lock() = halted.map_or(Status::Closed, Status::Halted);
-        tracing::info!(unsettled = report.unsettled.len(), "the subscription has ended");
+        foreign::info!(unsettled = report.unsettled.len(), "the subscription has ended");
         for command in self.setup.commands.end(&report) {
             if let Command::Drain(_, promise) = command {
                 promises.extend(promise);

@@ -2,10 +2,10 @@
 
 use super::runner::{Invoke, Invoked};
 use crate::event::Event;
+use crate::foreign;
 use crate::handler::HandlerError;
 use crate::sync::Arc;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A handler with state of its own: one per worker, made by a factory on the worker's thread, and made anew after a
 /// panic. A key is always on the same worker, so state per aggregate needs no lock.
@@ -106,9 +106,7 @@ impl<F: Fn() -> H + 'static, H: OwnedHandler> Invoke for Owned<F, H> {
 
     fn reset(&mut self) -> bool {
         let Some(handler) = self.handler.take() else { return false };
-        if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
-            tracing::error!("the drop of a handler that had panicked panicked too");
-        }
+        foreign::discard(handler);
         true
     }
 }

@@ -10,17 +10,17 @@ mod shared;
 pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
 pub use intake::DrainReport;
 pub use invoke::OwnedHandler;
-pub(crate) use shared::Assignment;
 
 use crate::broker::BrokerError;
 use crate::bus::TopicError;
 use crate::config::names;
 use crate::delivery::partitions::Token;
+use crate::foreign;
 use crate::observe::health::{Health, Place};
 use crate::observe::metrics::Stats;
-use crate::op::{Op, Promise};
 use crate::pool::{Key, Pool};
 use crate::sync::{Arc, Mutex, thread};
+use crate::wait::{Op, Promise};
 use intake::{Command, Commands};
 use runner::{Delivery, Next};
 use shared::{Failing, Shared};
@@ -369,7 +369,7 @@ impl Core {
         let watch = move || promise.complete(intake::drained_or_hung(drained, &shared, limit));
         let name = format!("keylane-{}-end", self.shared.group);
         if let Err(error) = thread::Builder::new().name(name).spawn(watch) {
-            tracing::error!(%error, "the thread that watches over a drain could not be started");
+            foreign::error!(%error, "the thread that watches over a drain could not be started");
         }
         inner
     }
@@ -387,7 +387,7 @@ impl Core {
         let thread = self.thread.lock().take().filter(|_| self.commands.has_ended());
         let is_here = |thread: &thread::JoinHandle<()>| thread.thread().id() == thread::current().id();
         if thread.filter(|thread| !is_here(thread)).is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of a subscription panicked");
+            foreign::error!("the thread of a subscription panicked");
         }
     }
 

@@ -2,18 +2,19 @@
 //! ended.
 
 use super::shared::{End, Failing, Running, Shared, Verdict};
-use crate::clock::after;
 use crate::delivery::dead_letter::DeadRecord;
 use crate::delivery::partitions::Token;
 use crate::delivery::retry::{Decision, dead_letter_backoff, decide};
 use crate::event::Event;
+use crate::foreign;
 use crate::handler::{Failure, HandlerError};
 use crate::observe::metrics::Tally;
-use crate::op::Op;
 use crate::policy::Then;
-use crate::pool::{Handler, LONG_TURN, Outcome, WaitingNow, drop_foreign};
+use crate::pool::{Handler, LONG_TURN, Outcome, WaitingNow};
 use crate::publisher::{PublishError, Receipt};
 use crate::sync::{Arc, Ordering};
+use crate::wait::Op;
+use crate::wait::after;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -191,7 +192,7 @@ impl<I: Invoke> Runner<I> {
         self.tally.failed += 1;
         let (event, attempts) = (&job.event, job.event.attempt());
         if !self.shared.takes_envelopes {
-            tracing::warn!(
+            foreign::warn!(
                 topic = event.topic(),
                 partition = event.partition(),
                 offset = event.offset(),
@@ -203,7 +204,7 @@ impl<I: Invoke> Runner<I> {
             return self.over(job, End::Settled);
         }
         let decision = decide(&self.shared.policy, &failure, attempts.max(1), self.random.f64());
-        tracing::warn!(
+        foreign::warn!(
             topic = event.topic(),
             partition = event.partition(),
             offset = event.offset(),
@@ -230,7 +231,7 @@ impl<I: Invoke> Runner<I> {
         drop(failing);
         // A handler's error is foreign code, also when it is dropped.
         if let Some(before) = job.failure.replace(Box::new(failure)) {
-            drop_foreign(before);
+            foreign::discard(before);
         }
         match decision {
             Decision::RetryAfter(delay) => {
@@ -296,7 +297,7 @@ impl<I: Invoke> Runner<I> {
         match result {
             Ok(receipt) => {
                 self.tally.dead_lettered += 1;
-                tracing::warn!(
+                foreign::warn!(
                     topic = event.topic(),
                     partition = event.partition(),
                     offset = event.offset(),
@@ -312,7 +313,7 @@ impl<I: Invoke> Runner<I> {
             Err(error) => {
                 *tries = tries.saturating_add(1);
                 let delay = dead_letter_backoff(*tries, self.random.f64());
-                tracing::error!(
+                foreign::error!(
                     topic = event.topic(), partition = event.partition(), offset = event.offset(),
                     key = event.aggregate_id(), tries, %error, ?delay,
                     "a dead letter could not be written; the record stays unsettled and its key waits"
@@ -380,7 +381,7 @@ impl<I: Invoke> Handler for Runner<I> {
 
     fn panicked(&mut self, job: &mut Delivery, message: String, _: Instant) -> Outcome<Self::Future> {
         if job.is_over {
-            tracing::error!(
+            foreign::error!(
                 panic = message,
                 "the drop of a handler's error panicked; its record was over before"
             );

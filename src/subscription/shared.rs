@@ -1,44 +1,18 @@
 //! What the intake of a subscription, its workers and its handle share.
 
-use crate::broker::{Broker, Partition};
-use crate::cancellation::Cancellation;
-use crate::clock::Clock;
+use crate::broker::Broker;
+use crate::delivery::Partition;
 use crate::delivery::partitions::Token;
 use crate::event::Event;
 use crate::observe::health::{Health, Place, Problem, Status};
 use crate::observe::metrics::{Counters, Stats};
 use crate::policy::FailurePolicy;
 use crate::publisher::Publisher;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::wait::Clock;
 use std::collections::HashMap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
-
-/// A partition for as long as this subscription has it.
-#[derive(Debug)]
-pub(crate) struct Assignment {
-    pub(crate) topic: Arc<str>,
-    pub(crate) id: Partition,
-    pub(crate) cancellation: Cancellation,
-    is_stopping: AtomicBool,
-}
-
-impl Assignment {
-    pub(crate) fn new(topic: Arc<str>, id: Partition) -> Self {
-        Self { topic, id, cancellation: Cancellation::default(), is_stopping: AtomicBool::new(false) }
-    }
-
-    /// No further attempt of one of its records starts.
-    pub(crate) fn stop(&self) {
-        // ORDERING: Relaxed; a worker that misses it once starts one attempt more, as if it had started before.
-        self.is_stopping.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        // ORDERING: Relaxed; see `stop`.
-        self.is_stopping.load(Ordering::Relaxed)
-    }
-}
 
 /// What a worker says of a record that it is through with.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use super::client;
 use super::publishes::{Number, Outcome, Publishes};
 use super::trouble::Trouble;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
-use crate::event::Record;
+use crate::record::Record;
 use crate::sync::{Arc, Mutex};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;

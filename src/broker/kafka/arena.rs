@@ -1,7 +1,7 @@
 //! Records that were fetched together, in one allocation.
 
 use crate::broker::{Fetched, FetchedRecord, Packed, Partition};
-use crate::event::Headers;
+use crate::record::Headers;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -100,7 +100,7 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Record;
+    use crate::record::Record;
     use std::time::{Duration, UNIX_EPOCH};
 
     const PARTITION: Partition = Partition { topic: 0, partition: 3, generation: 1 };

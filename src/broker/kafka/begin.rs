@@ -3,6 +3,7 @@
 use super::commits::Place;
 use super::group::{Client, Group, LOOK};
 use crate::broker::{Position, Start, position_text};
+use crate::foreign;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -64,7 +65,7 @@ impl Group {
                 let mut ahead = position_text::decode(element.metadata(), watermark);
                 if low > offset {
                     let group = &*self.spec().group;
-                    tracing::error!(
+                    foreign::error!(
                         topic,
                         partition,
                         group,

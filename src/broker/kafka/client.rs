@@ -4,6 +4,7 @@ use super::properties::{self, Properties};
 use super::trouble::Kind;
 use crate::config::Config;
 use crate::error::{ConfigError, Origin, shown_path};
+use crate::foreign;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -69,15 +70,15 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(facility, message, "librdkafka");
+            foreign::error!(facility, message, "librdkafka");
         }
         RDKafkaLogLevel::Error
         | RDKafkaLogLevel::Warning
         | RDKafkaLogLevel::Notice
         | RDKafkaLogLevel::Info => {
-            tracing::info!(facility, message, "librdkafka");
+            foreign::info!(facility, message, "librdkafka");
         }
-        RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),
+        RDKafkaLogLevel::Debug => foreign::debug!(facility, message, "librdkafka"),
     }
 }
 

@@ -6,8 +6,9 @@ use crate::broker::position_text::encode;
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Partition, Polled, Position,
 };
-use crate::op::Op;
+use crate::foreign;
 use crate::sync::{Arc, thread};
+use crate::wait::Op;
 use std::time::{Duration, Instant};
 
 /// What a broker takes beside an offset (`offset.metadata.max.bytes`).
@@ -155,7 +156,7 @@ impl Drop for KafkaConsumer {
         } else {
             // No broker answers. Closing the bus waits for it once more.
             self.leaving.lock().push(thread);
-            tracing::warn!(group = &*self.desk.spec.group, "leaving the group goes on in the background");
+            foreign::warn!(group = &*self.desk.spec.group, "leaving the group goes on in the background");
         }
     }
 }

@@ -3,8 +3,8 @@
 use super::commits::{Commits, Outcome, Place};
 use super::mailbox::Mailbox;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
-use crate::op::Promise;
 use crate::sync::{Mutex, OnceLock};
+use crate::wait::Promise;
 use std::task::Waker;
 
 /// Who waits for a commit.

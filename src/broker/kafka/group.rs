@@ -7,8 +7,9 @@ use super::desk::Desk;
 use super::stall::Watch;
 use super::trouble::Kind;
 use crate::broker::{ConsumerSpec, Partition};
-use crate::park::Parker;
+use crate::foreign;
 use crate::sync::{Arc, Mutex};
+use crate::wait::Parker;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
@@ -248,7 +249,7 @@ impl Group {
         let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let unassigned = if is_cooperative { client.incremental_unassign(list) } else { client.unassign() };
         if let Err(error) = unassigned {
-            tracing::warn!(%error, group = &*self.spec().group, "partitions could not be given up");
+            foreign::warn!(%error, group = &*self.spec().group, "partitions could not be given up");
         }
     }
 
@@ -299,7 +300,7 @@ impl Group {
             let next = due.map_or(now + LOOK, |due| due.min(now + LOOK));
             self.parker.park_until(Some(until.min(next)));
         };
-        tracing::warn!(
+        foreign::warn!(
             group = &*self.spec().group,
             partitions = held.len(),
             uncommitted,

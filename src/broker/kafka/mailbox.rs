@@ -168,7 +168,7 @@ impl Mailbox {
 mod tests {
     use super::*;
     use crate::broker::FetchedRecord;
-    use crate::event::Record;
+    use crate::record::Record;
     use proptest::prelude::*;
     use proptest::test_runner::{Config, TestRunner};
     use std::collections::BTreeMap;

@@ -10,9 +10,10 @@ use super::properties::Properties;
 use super::topics;
 use super::trouble::{Kind, Sign, Trouble};
 use crate::broker::{BrokerError, Budget, Fetched};
-use crate::op::Promise;
-use crate::park::Parker;
+use crate::foreign;
 use crate::sync::Arc;
+use crate::wait::Parker;
+use crate::wait::Promise;
 use rdkafka::Message as _;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
@@ -67,7 +68,7 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
         };
         let End::Failed(reason) = end else { return };
         let group = &*setup.desk.spec.group;
-        tracing::error!(reason, group, "the consumer has failed for good and is replaced");
+        foreign::error!(reason, group, "the consumer has failed for good and is replaced");
         setup.desk.state.lock().trouble = Some(reason);
         setup.desk.wake_subscription();
         let until = Instant::now() + RENEW;
@@ -179,7 +180,7 @@ impl Member {
                     break false;
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, group = &*self.desk.spec.group, "the consumer says");
+                    foreign::debug!(%error, group = &*self.desk.spec.group, "the consumer says");
                 }
                 None => {
                     let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
@@ -231,7 +232,7 @@ impl Member {
             let list = group.list(partitions.into_iter());
             let done = if is_stop { self.client.pause(&list) } else { self.client.resume(&list) };
             if let Err(error) = done {
-                tracing::warn!(%error, group = &*self.desk.spec.group, "partitions could not be stopped or resumed");
+                foreign::warn!(%error, group = &*self.desk.spec.group, "partitions could not be stopped or resumed");
             }
         }
     }
@@ -324,7 +325,7 @@ impl Member {
         if !is_stalled {
             return;
         }
-        tracing::warn!(
+        foreign::warn!(
             topic,
             partition = number,
             offset = next,
@@ -334,7 +335,7 @@ impl Member {
         if let Err(error) =
             self.client.seek(topic, number, Offset::Offset(next.cast_signed()), Duration::ZERO)
         {
-            tracing::warn!(%error, topic, partition = number, "it could not be fetched anew");
+            foreign::warn!(%error, topic, partition = number, "it could not be fetched anew");
         }
     }
 
@@ -344,7 +345,7 @@ impl Member {
         while !self.desk.state.lock().commits.is_idle() {
             let now = Instant::now();
             if now >= until || self.trouble.reason().is_some() {
-                tracing::error!(
+                foreign::error!(
                     group = &*self.desk.spec.group,
                     "the last positions could not be committed; what was handled since the commits before comes again"
                 );

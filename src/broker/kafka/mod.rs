@@ -31,9 +31,10 @@ mod trouble;
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};
 use crate::config::{BusUrl, Config};
 use crate::error::ConnectError;
-use crate::event::Record;
-use crate::listeners::Registration;
+use crate::foreign;
+use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, thread};
+use crate::wait::Registration;
 use consumer::KafkaConsumer;
 use desk::Desk;
 use producer::Producer;
@@ -74,7 +75,7 @@ pub(crate) type Leaving = Arc<Mutex<Vec<thread::JoinHandle<()>>>>;
 pub(crate) fn connect(url: &BusUrl, config: &Config) -> Result<Arc<dyn Broker>, ConnectError> {
     client::check_properties(config)?;
     if properties::sends_password_in_clear(url, config) {
-        tracing::warn!(
+        foreign::warn!(
             %url,
             "the password is sent as it is over connections that are not encrypted; set `kafka.tls`, or a SCRAM \
              mechanism as `kafka.sasl`"
@@ -216,7 +217,7 @@ impl Broker for Kafka {
             if leaving.is_finished() {
                 let _ = leaving.join();
             } else {
-                tracing::error!(
+                foreign::error!(
                     "a consumer has not left its group, since no broker answers; its thread ends when one does"
                 );
             }

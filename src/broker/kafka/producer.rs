@@ -13,9 +13,10 @@ use super::publishes::{Outcome, Publishes};
 use super::topics::{self, Creator, Layout};
 use super::trouble::Sign;
 use crate::broker::{BrokerError, PublishFault, Ticket};
-use crate::event::Record;
-use crate::park::Parker;
+use crate::foreign;
+use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, thread};
+use crate::wait::Parker;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, PurgeConfig};
@@ -186,7 +187,7 @@ impl Producer {
             });
             let Some((client, bell)) = bell else {
                 if let Err(error) = self.renew() {
-                    tracing::error!(%error, "no new producer; trying again");
+                    foreign::error!(%error, "no new producer; trying again");
                     parker.park_until(Some(Instant::now() + REST));
                 }
                 continue;
@@ -264,7 +265,7 @@ impl Producer {
                     continue;
                 }
                 Err(BrokerError::Transient(reason)) => {
-                    tracing::debug!(reason, "a topic could not be looked up; trying again");
+                    foreign::debug!(reason, "a topic could not be looked up; trying again");
                     return false;
                 }
                 Ok(false) => no_such_topic(&topic),
@@ -293,7 +294,7 @@ impl Producer {
             client.poll(Duration::from_millis(5));
         }
         let unanswered = self.shared.line.lock().len();
-        tracing::warn!(
+        foreign::warn!(
             reason,
             unanswered,
             "the producer has failed for good and is replaced; what was not acknowledged is sent again in its order, so \
@@ -320,7 +321,7 @@ impl Producer {
                 *told_since = Some(now);
                 let unacknowledged = self.shared.line.lock().len();
                 let addresses = &*self.addresses;
-                tracing::warn!(
+                foreign::warn!(
                     reason,
                     addresses,
                     unacknowledged,
@@ -330,7 +331,7 @@ impl Producer {
             (None, Some(since)) => {
                 *told_since = None;
                 let after = now.saturating_duration_since(since);
-                tracing::info!(?after, "the producer has a broker again");
+                foreign::info!(?after, "the producer has a broker again");
             }
             _ => {}
         }
@@ -362,7 +363,7 @@ impl Producer {
         let Some(serving) = self.thread.lock().take() else { return };
         // The last one who has the bus may be an answer, which comes on that thread; then it ends by itself.
         if serving.thread().id() != thread::current().id() && serving.join().is_err() {
-            tracing::error!("the producer's thread ended by a panic");
+            foreign::error!("the producer's thread ended by a panic");
         }
     }
 }

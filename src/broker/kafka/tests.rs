@@ -5,7 +5,7 @@ use super::properties;
 use super::topics::Creator;
 use crate::broker::{PublishFault, Stored, Ticket};
 use crate::config::{BusUrl, Config};
-use crate::event::Record;
+use crate::record::Record;
 use crate::sync::{Arc, Mutex};
 use rdkafka::ClientConfig;
 use rdkafka::bindings::rd_kafka_test_fatal_error;

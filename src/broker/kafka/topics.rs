@@ -4,7 +4,8 @@ use super::client;
 use super::properties::Properties;
 use crate::broker::BrokerError;
 use crate::config::KafkaConfig;
-use crate::op::block_on_timeout;
+use crate::foreign;
+use crate::wait::block_on_timeout;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, DefaultClientContext};
@@ -105,7 +106,7 @@ impl Creator {
                 } else {
                     replicas.to_string()
                 };
-                tracing::info!(topic, partitions, replicas, "topic created");
+                foreign::info!(topic, partitions, replicas, "topic created");
                 Ok(true)
             }
             RDKafkaErrorCode::TopicAlreadyExists => Ok(false),

@@ -6,8 +6,8 @@ use super::group::{Group, Member};
 use super::topic::Log;
 use super::{Shared, unreachable};
 use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Partition, Polled, Position};
-use crate::listeners::Registration;
 use crate::sync::Arc;
+use crate::wait::Registration;
 use std::time::{Duration, Instant};
 
 /// A hundred years: what `Instant` holds on every platform.

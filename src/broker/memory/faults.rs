@@ -1,8 +1,8 @@
 //! Faults that a test plants in a memory broker.
 
-use crate::event::Record;
-use crate::listeners::Listeners;
+use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::wait::Listeners;
 use std::collections::HashMap;
 use std::fmt;
 

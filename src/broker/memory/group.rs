@@ -75,7 +75,7 @@ pub(super) struct Mailed(Vec<Waker>);
 
 impl Mailed {
     pub(super) fn wake(self) {
-        self.0.into_iter().for_each(crate::pool::wake_foreign);
+        self.0.into_iter().for_each(crate::foreign::wake);
     }
 }
 

@@ -15,10 +15,10 @@ mod topic;
 use crate::broker::{
     Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Stored, Ticket,
 };
-use crate::clock::Clock;
-use crate::event::Record;
-use crate::listeners::{Listeners, Registration};
+use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::wait::Clock;
+use crate::wait::{Listeners, Registration};
 use consumer::MemoryConsumer;
 pub use faults::Faults;
 use group::Group;

@@ -2,9 +2,9 @@ mod model;
 
 use super::*;
 use crate::broker::{Budget, Committed, Durability, Fetched, Partition, Polled, Position, Start};
-use crate::clock::ManualClock;
-use crate::park::Parker;
 use crate::sync::{AtomicUsize, thread};
+use crate::wait::ManualClock;
+use crate::wait::Parker;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Wake;

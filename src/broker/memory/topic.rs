@@ -2,10 +2,10 @@
 
 use super::cursor::Cursor;
 use crate::broker::{PublishFault, Start, Stored};
-use crate::event::Record;
-use crate::listeners::Listeners;
-use crate::pool::wake_foreign;
+use crate::foreign;
+use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::wait::Listeners;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use std::collections::VecDeque;
@@ -178,7 +178,7 @@ impl Topic {
         let mut wakes = Vec::new();
         let entry = Entry { record, size, age };
         let offset = self.partitions[partition as usize].lock().append(entry, &mut wakes);
-        wakes.into_iter().for_each(wake_foreign);
+        wakes.into_iter().for_each(foreign::wake);
         // What was reserved and not yet stored could not be trimmed by who looked for room meanwhile.
         self.tell_of_space();
         Ok(Stored { partition, offset })

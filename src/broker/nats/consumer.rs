@@ -6,8 +6,8 @@ use super::message;
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
 };
-use crate::op::{Op, Promise};
 use crate::sync::Arc;
+use crate::wait::{Op, Promise};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 

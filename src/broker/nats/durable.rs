@@ -2,6 +2,7 @@
 
 use super::api::{self, ApiFault, ErrorCode};
 use crate::broker::{BrokerError, Start};
+use crate::foreign;
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PriorityPolicy};
 use async_nats::jetstream::stream::{self, StorageType};
 use async_nats::jetstream::{Context, consumer};
@@ -131,7 +132,7 @@ pub(super) async fn ensure(
         if differences.is_empty() {
             return Ok(found);
         }
-        tracing::info!(
+        foreign::info!(
             stream = stream_name,
             consumer = name,
             ?differences,

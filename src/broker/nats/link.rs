@@ -1,5 +1,6 @@
 //! Whether there is a connection, and which one: what was sent over an earlier one may be lost.
 
+use crate::foreign;
 use async_nats::Event;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -29,7 +30,7 @@ impl Link {
                     if link.is_up {
                         return false;
                     }
-                    tracing::info!(addresses, after = ?link.since.elapsed(), "connected to NATS again");
+                    foreign::info!(addresses, after = ?link.since.elapsed(), "connected to NATS again");
                     *link = Self {
                         is_up: true,
                         number: link.number + 1,
@@ -44,7 +45,7 @@ impl Link {
                     if !link.is_up {
                         return false;
                     }
-                    tracing::warn!(
+                    foreign::warn!(
                         addresses,
                         "the connection to NATS was lost; connecting until there is one again"
                     );
@@ -62,12 +63,12 @@ impl Link {
                     !link.is_up
                 });
             }
-            Event::ServerError(error) => tracing::warn!(addresses, %error, "NATS reports an error"),
-            Event::SlowConsumer(_) => tracing::warn!(
+            Event::ServerError(error) => foreign::warn!(addresses, %error, "NATS reports an error"),
+            Event::SlowConsumer(_) => foreign::warn!(
                 addresses,
                 "more messages came from NATS than were asked for; what was dropped is asked for again"
             ),
-            Event::LameDuckMode => tracing::info!(addresses, "the NATS server is about to stop"),
+            Event::LameDuckMode => foreign::info!(addresses, "the NATS server is about to stop"),
             Event::Draining | Event::Closed => {}
         }
     }

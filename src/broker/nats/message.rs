@@ -16,7 +16,7 @@
 
 use super::names::{escape, key_of, unescape};
 use crate::broker::FetchedRecord;
-use crate::event::{Headers, Record};
+use crate::record::{Headers, Record};
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue, NATS_MESSAGE_ID, NATS_PIN_ID};
 use bytes::Bytes;

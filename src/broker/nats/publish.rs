@@ -8,7 +8,7 @@ use super::streams::Streams;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::delivery::dead_letter;
 use crate::envelope::Envelope;
-use crate::event::Record;
+use crate::record::Record;
 use crate::sync::Arc;
 use async_nats::jetstream::Context;
 use async_nats::{Client, Message, PublishErrorKind, StatusCode, Subscriber};

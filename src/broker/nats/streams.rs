@@ -4,6 +4,7 @@ use super::api::{self, ApiFault, ErrorCode};
 use super::names;
 use crate::broker::BrokerError;
 use crate::config::{NatsConfig, Storage};
+use crate::foreign;
 use crate::sync::Mutex;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
@@ -154,7 +155,7 @@ impl Streams {
         let is_limited = found.max_messages > 0 || found.max_bytes > 0 || found.max_messages_per_subject > 0;
         let drops = is_limited && found.discard == DiscardPolicy::Old || !found.max_age.is_zero();
         if drops && self.lossy.lock().insert(found.name.clone()) {
-            tracing::warn!(
+            foreign::warn!(
                 stream = found.name,
                 topic,
                 max_messages = found.max_messages,

@@ -6,9 +6,9 @@ use crate::broker::{
     Broker, BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Fetched, Partition, Polled,
     Position, PublishFault, Start,
 };
-use crate::clock::{Clock, ManualClock};
-use crate::event::Record;
+use crate::record::Record;
 use crate::sync::Arc;
+use crate::wait::{Clock, ManualClock};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

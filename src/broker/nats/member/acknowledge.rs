@@ -3,7 +3,7 @@
 use super::Member;
 use crate::broker::BrokerError;
 use crate::broker::nats::message::Delivery;
-use crate::op::Promise;
+use crate::wait::Promise;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;

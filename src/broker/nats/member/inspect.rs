@@ -5,6 +5,7 @@ use crate::broker::BrokerError;
 use crate::broker::nats::api::{self, ApiFault, ErrorCode};
 use crate::broker::nats::durable;
 use crate::broker::nats::recovery::Facts;
+use crate::foreign;
 use async_nats::jetstream::consumer;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -117,7 +118,7 @@ impl Member {
             (self.newest, from) = (0, None);
             self.lose();
         }
-        tracing::error!(
+        foreign::error!(
             topic = &*self.setup.topic.1,
             stream = stream.config.name,
             consumer = self.setup.wanted.name,
@@ -146,7 +147,7 @@ impl Member {
         match pinned_of(&info) {
             Some(other) => {
                 if self.is_assigned {
-                    tracing::warn!(
+                    foreign::warn!(
                         topic = &*self.setup.topic.1,
                         consumer = self.setup.wanted.name,
                         "another instance of the group is the active one now"
@@ -155,7 +156,7 @@ impl Member {
                 }
                 let other = other.to_owned();
                 if self.is_abandoned(&other).await {
-                    tracing::info!(
+                    foreign::info!(
                         topic = &*self.setup.topic.1,
                         consumer = self.setup.wanted.name,
                         "the active instance is gone; it is taken over"
@@ -179,7 +180,7 @@ impl Member {
     pub(super) async fn expire(&mut self, patiently: bool) {
         if patiently {
             let wait = self.setup.wanted.ack_wait + LATE;
-            tracing::warn!(
+            foreign::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,
                 ?wait,
@@ -191,7 +192,7 @@ impl Member {
         let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
         self.timers.expired = Some((Instant::now() + LOWERED.1, true));
         if let Err(fault) = durable::set_ack_wait(jetstream, stream, &self.setup.consumer, LOWERED.0).await {
-            tracing::warn!(topic = &*self.setup.topic.1, %fault, "the recovery could not be begun; it is tried again");
+            foreign::warn!(topic = &*self.setup.topic.1, %fault, "the recovery could not be begun; it is tried again");
         }
     }
 
@@ -200,7 +201,7 @@ impl Member {
             let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
             let wait = self.setup.wanted.ack_wait;
             if let Err(fault) = durable::set_ack_wait(jetstream, stream, &self.setup.consumer, wait).await {
-                tracing::warn!(topic = &*self.setup.topic.1, %fault, "the `ack_wait` could not be set back yet");
+                foreign::warn!(topic = &*self.setup.topic.1, %fault, "the `ack_wait` could not be set back yet");
                 self.timers.expired = Some((Instant::now() + RETRY, true));
                 return;
             }

@@ -3,6 +3,7 @@
 use super::Member;
 use crate::broker::nats::message::Delivery;
 use crate::broker::nats::{durable, forgiven};
+use crate::foreign;
 use async_nats::Subject;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ impl Member {
         if let Err(fault) =
             durable::note(jetstream, stream, &self.setup.consumer, (forgiven::KEY, note)).await
         {
-            tracing::warn!(
+            foreign::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,
                 %fault,

@@ -26,8 +26,9 @@ use super::message::Delivery;
 use super::publish::sleep_until;
 use super::recovery::{Arrived, Do, Gate};
 use crate::broker::{BrokerError, Partition, Position};
-use crate::op::Promise;
+use crate::foreign;
 use crate::sync::Arc;
+use crate::wait::Promise;
 use async_nats::header::NATS_PIN_ID;
 use async_nats::jetstream::{Context, consumer, stream};
 use async_nats::{Client, Message, Subject, Subscriber};
@@ -354,7 +355,7 @@ impl Member {
     /// The first message under a pin: from now on the server delivers to this one.
     async fn pinned(&mut self, pin: String, number: u64) -> Do<Incoming> {
         let (topic, group) = (&self.setup.topic.1, &self.setup.wanted.name);
-        tracing::info!(topic = &**topic, consumer = group, "this instance is the active one of its group");
+        foreign::info!(topic = &**topic, consumer = group, "this instance is the active one of its group");
         self.presence = self.setup.client.subscribe(presence_subject(&pin)).await.ok();
         self.pin = Some(pin);
         self.silent_pin = None;
@@ -388,7 +389,7 @@ impl Member {
             let first = held.first().map_or(u64::MAX, |incoming| incoming.delivery.sequence);
             let watermark = first.min(self.floor + 1);
             if !held.is_empty() {
-                tracing::info!(
+                foreign::info!(
                     topic = &*self.setup.topic.1,
                     consumer = self.setup.wanted.name,
                     records = held.len(),
@@ -442,7 +443,7 @@ impl Member {
             let todo = self.gate.collected();
             self.carry_out(todo).await;
         } else if has_ended && self.demand.is_asking() {
-            tracing::warn!(
+            foreign::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,
                 "a pull has not ended when it should have; it is begun anew"

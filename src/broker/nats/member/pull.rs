@@ -4,6 +4,7 @@ use super::{Do, Incoming, Member, presence_subject};
 use crate::broker::nats::api;
 use crate::broker::nats::demand::{Amount, Request};
 use crate::broker::nats::durable::PIN_GROUP;
+use crate::foreign;
 use async_nats::{Message, StatusCode};
 use std::fmt::Write;
 use std::time::Duration;
@@ -140,7 +141,7 @@ impl Member {
             || description.eq_ignore_ascii_case("server shutdown")
             || description.starts_with("Leadership")
         {
-            tracing::warn!(
+            foreign::warn!(
                 topic = &*self.setup.topic.1,
                 consumer = self.setup.wanted.name,
                 description,
@@ -177,7 +178,7 @@ impl Member {
 
     /// The pin is not this one's any more.
     pub(super) async fn unpinned(&mut self) {
-        tracing::info!(
+        foreign::info!(
             topic = &*self.setup.topic.1,
             consumer = self.setup.wanted.name,
             "this instance is not pinned any more; it goes on if nobody else is"

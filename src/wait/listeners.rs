@@ -1,6 +1,6 @@
 //! Wakers that are woken again and again, until whoever put them there takes them back.
 
-use crate::pool::wake_foreign;
+use crate::foreign;
 use crate::sync::{Arc, Mutex};
 use std::fmt;
 use std::task::Waker;
@@ -27,7 +27,7 @@ impl Listeners {
     /// Wakes all of them, without the lock: a waker is foreign code and may register or deregister.
     pub(crate) fn wake_all(&self) {
         let wakers: Vec<Waker> = self.0.lock().wakers.iter().map(|(_, waker)| waker.clone()).collect();
-        wakers.into_iter().for_each(wake_foreign);
+        wakers.into_iter().for_each(foreign::wake);
     }
 }
 

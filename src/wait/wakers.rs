@@ -1,6 +1,6 @@
 //! Tasks and threads that wait for one thing.
 
-use crate::pool::wake_foreign;
+use crate::foreign;
 use std::task::Waker;
 
 /// A list of wakers, each under a number that it withdraws by. Kept under the lock of whatever is waited for.
@@ -40,6 +40,6 @@ pub(crate) struct Woken(Vec<(u64, Waker)>);
 
 impl Woken {
     pub(crate) fn wake(self) {
-        self.0.into_iter().for_each(|(_, waker)| wake_foreign(waker));
+        self.0.into_iter().for_each(|(_, waker)| foreign::wake(waker));
     }
 }

@@ -1,7 +1,7 @@
 //! How a handler learns that its result is not wanted any more.
 
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
-use crate::wakers::Wakers;
+use crate::wait::Wakers;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -139,11 +139,11 @@ mod tests {
     fn who_waits_for_a_cancellation_is_woken_by_it() {
         let cancellation = Cancellation::default();
         let waiting = cancellation.cancelled();
-        let thread = std::thread::spawn(move || crate::op::block_on(waiting));
+        let thread = std::thread::spawn(move || crate::wait::block_on(waiting));
         assert!(!cancellation.is_cancelled());
         cancellation.cancel();
         thread.join().unwrap();
         assert!(cancellation.is_cancelled());
-        crate::op::block_on(cancellation.cancelled());
+        crate::wait::block_on(cancellation.cancelled());
     }
 }

@@ -1,7 +1,8 @@
 //! What every operation that waits returns: a value that is a `Future` and has `.wait()`.
 
-use crate::park::{Backoff, Parker};
-use crate::pool::{Ask, Completion, completion};
+use crate::wait::{Backoff, Parker};
+
+use crate::wait::{Ask, Completion, completion};
 #[cfg(not(loom))]
 use std::cell::RefCell;
 use std::fmt;
@@ -144,7 +145,7 @@ impl<T> Promise<T> {
     }
 
     /// The operation is over from here on, also where a lock is held; who waits for it is woken when it is not, with
-    /// [`wake_foreign`](crate::pool::wake_foreign).
+    /// [`foreign::wake`](crate::foreign::wake).
     pub(crate) fn complete_quietly(self, value: T) -> Option<Waker> {
         self.0.finish_quietly(Ok(value))
     }

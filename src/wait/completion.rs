@@ -6,12 +6,11 @@
 //! `WAITING`.
 
 use super::{blocks, own_lane};
+use crate::foreign;
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::mem::MaybeUninit;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
@@ -120,7 +119,7 @@ impl<T, R> Ask<T, R> {
         wake_waiting(unsafe { finish(this.cell, answer) });
     }
 
-    /// The same without a wake: who waits is to be woken by the caller, with [`wake_foreign`] and no lock held.
+    /// The same without a wake: who waits is to be woken by the caller, with [`foreign::wake`] and no lock held.
     pub(crate) fn finish_quietly(self, answer: Result<R, JobError>) -> Option<Waker> {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is this side and is not used after the call.
@@ -141,7 +140,7 @@ impl<T, R> Drop for Ask<T, R> {
 
 fn wake_waiting(waker: Option<Waker>) {
     if let Some(waker) = waker {
-        wake_foreign(waker);
+        foreign::wake(waker);
     }
 }
 
@@ -193,7 +192,7 @@ unsafe fn free<T, R>(at: NonNull<Cell<T, R>>, has_answer: bool) {
     }
     if has_answer {
         // SAFETY: the caller says that an answer is there.
-        drop_foreign(cell.answer.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
+        foreign::discard(cell.answer.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
     }
     // SAFETY: `cell` is used no more, and `blocks::keep` made it.
     unsafe { blocks::free(at) };
@@ -293,8 +292,8 @@ impl<T, R> Completion<T, R> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Err(JobError::OwnLane);
         }
-        crate::op::look_until(|| self.is_done());
-        crate::op::block_on(&mut self)
+        crate::wait::look_until(|| self.is_done());
+        crate::wait::block_on(&mut self)
     }
 
     /// Blocks until the answer is there, or for as long as `limit`.
@@ -318,7 +317,7 @@ impl<T, R> Completion<T, R> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Ok(Err(JobError::OwnLane));
         }
-        crate::op::block_on_timeout(&mut self, limit).ok_or(self)
+        crate::wait::block_on_timeout(&mut self, limit).ok_or(self)
     }
 
     /// Makes the waker this side's again, unless `DONE` was set beside it. Tells the state as it is then.
@@ -332,7 +331,7 @@ impl<T, R> Completion<T, R> {
             match cell.state.compare_exchange(state, free, Ordering::Relaxed, Ordering::Acquire) {
                 Ok(_) => {
                     // SAFETY: WAITING was unset before DONE was set, so the waker is this side's.
-                    drop_foreign(cell.waker.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
+                    foreign::discard(cell.waker.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
                     return free;
                 }
                 Err(now) => state = now,
@@ -366,7 +365,7 @@ impl<T, R> Future for Completion<T, R> {
                 Ok(_) => return Poll::Pending,
                 Err(now) => {
                     // SAFETY: the exchange failed, so the waker written above is still this side's.
-                    drop_foreign(cell.waker.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
+                    foreign::discard(cell.waker.with_mut(|slot| unsafe { (*slot).assume_init_read() }));
                     state = now;
                 }
             }
@@ -382,7 +381,7 @@ impl<T, R> Drop for Completion<T, R> {
         let mut has_answer = !self.is_taken;
         if is_waker_due && has_answer {
             // From the DETACHED below on the worker may free the cell, and finds no answer to drop.
-            drop_foreign(self.take());
+            foreign::discard(self.take());
             has_answer = false;
         }
         if state & DONE != 0 && !is_waker_due {
@@ -404,27 +403,4 @@ impl<T, R> fmt::Debug for Completion<T, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completion").field("is_done", &self.is_done()).finish_non_exhaustive()
     }
-}
-
-/// Wakes a waker: foreign code, whose panic must not take a worker or a state transition with it.
-pub(crate) fn wake_foreign(waker: Waker) {
-    if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-        tracing::error!("a waker panicked; the task that it stood for may not be polled again");
-    }
-}
-
-/// Drops a value whose `Drop` is foreign code.
-pub(crate) fn drop_foreign<T>(value: T) {
-    if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
-        tracing::error!("a value's drop panicked on a worker");
-    }
-}
-
-/// The text of a panic's payload.
-pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
-    let text = match payload.downcast::<String>() {
-        Ok(text) => return *text,
-        Err(other) => other.downcast_ref::<&str>().map(|text| (*text).to_owned()),
-    };
-    text.unwrap_or_else(|| "the panic's payload is not a text".to_owned())
 }
