@@ -97,8 +97,9 @@ fn a_close_ends_the_wait_for_room() {
             thread::spawn(move || pool.close().wait())
         };
         assert_eq!(block_on(pool.send(key(1), 2)), Err(SendError::Closed(2)));
-        closer.join().unwrap();
+        // Which ends it, and so the close.
         drop(worker);
+        closer.join().unwrap();
     });
 }
 

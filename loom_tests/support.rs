@@ -140,6 +140,7 @@ impl Life {
                     self.0.park_until(None);
                 }
                 Turn::Exit => return true,
+                turn => unreachable!("a model has to be told what {turn:?} is"),
             }
         }
         false

@@ -169,7 +169,7 @@ fn a_closed_worker_stays_until_what_waits_is_over() {
         let operator = {
             let pool = pool.clone();
             thread::spawn(move || {
-                pool.close().wait();
+                let end = pool.close();
                 loop {
                     let is_found = Arc::new(Mutex::new(false));
                     let found = is_found.clone();
@@ -178,6 +178,7 @@ fn a_closed_worker_stays_until_what_waits_is_over() {
                         break;
                     }
                 }
+                end.wait();
             })
         };
         work(&mut worker);

@@ -96,7 +96,6 @@ pub use route::{RecordView, Route};
 pub use subscription::{
     DrainReport, Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder,
 };
-#[cfg(not(loom))]
 pub use wait::{Cancellation, Cancelled};
 pub use wait::{Clock, ManualClock, Op, Registration};
 

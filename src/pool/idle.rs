@@ -1,23 +1,14 @@
 //! What a worker does when its lane is empty: park, or look again for a moment first.
 
-use crate::wait::{Backoff, SPINS, YIELDS, rest};
+use crate::wait::{SPINS, YIELDS, rest};
 use std::time::{Duration, Instant};
 
 /// What a worker does when there is nothing to do.
 ///
 /// Under every policy a worker that stays idle parks, so that an idle pool uses no CPU. Spinning before it trades CPU for
 /// the cost of a wake-up (about 6 us for a futex round trip on the machine that the default was chosen on).
-///
-/// ```
-/// use keylane::pool::{Idle, Key, PoolBuilder};
-/// use std::time::Duration;
-///
-/// let pool = PoolBuilder::new().workers(1).idle(Idle::Spin(Duration::from_micros(50))).shared(|n: u64| n + 1)?;
-/// assert_eq!(pool.submit(Key::of("a"), 1).wait()?.wait()?, 2);
-/// assert_eq!(Idle::default(), Idle::Adaptive);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Idle {
     /// Park at once.
     Park,
@@ -49,7 +40,9 @@ pub(crate) struct Idling {
 }
 
 impl Idling {
-    pub(crate) fn new(policy: Idle) -> Self {
+    /// On a clock that is moved by hand, time does not go on while a worker looks: none spins there.
+    pub(crate) fn new(policy: Idle, is_clock_manual: bool) -> Self {
+        let policy = if is_clock_manual && matches!(policy, Idle::Spin(_)) { Idle::Park } else { policy };
         Self { policy, busy_turns: 0, looks: 0, since: None }
     }
 
@@ -68,12 +61,9 @@ impl Idling {
         }
     }
 
-    /// Passes the time between two looks: whoever asked for spinning gives the core away only once in a while.
-    pub(crate) fn snooze(&self, backoff: &mut Backoff) {
-        match self.policy {
-            Idle::Spin(_) => backoff.spin(),
-            Idle::Park | Idle::Adaptive => backoff.snooze(),
-        }
+    /// Whether it gives its core away only once in a while between two looks, as whoever asked for spinning wants it.
+    pub(crate) fn spins(&self) -> bool {
+        matches!(self.policy, Idle::Spin(_))
     }
 
     /// Whether an idle worker looks once more instead of parking.
@@ -105,7 +95,7 @@ mod tests {
         for policy in
             [Idle::Park, Idle::Spin(Duration::ZERO), Idle::Spin(Duration::from_micros(50)), Idle::Adaptive]
         {
-            let mut idling = Idling::new(policy);
+            let mut idling = Idling::new(policy, false);
             (0..9).for_each(|_| idling.was_busy());
             let looks =
                 (0..1_000u64).take_while(|i| idling.looks_again(start + Duration::from_micros(*i))).count();
@@ -115,14 +105,14 @@ mod tests {
 
     #[test]
     fn an_adaptive_worker_parks_at_once_after_an_unpark_for_one_job() {
-        let mut idling = Idling::new(Idle::Adaptive);
+        let mut idling = Idling::new(Idle::Adaptive, false);
         idling.was_busy();
         assert!(!idling.looks_again(Instant::now()));
     }
 
     #[test]
     fn an_adaptive_worker_looks_again_while_a_submitter_is_awake() {
-        let mut idling = Idling::new(Idle::Adaptive);
+        let mut idling = Idling::new(Idle::Adaptive, false);
         (0..AWAKE_AFTER).for_each(|_| idling.was_busy());
         assert!(idling.looks_again(Instant::now()));
     }
@@ -130,9 +120,16 @@ mod tests {
     #[test]
     fn a_spinning_worker_looks_for_its_time_and_no_longer() {
         let start = Instant::now();
-        let mut idling = Idling::new(Idle::Spin(Duration::from_micros(50)));
+        let mut idling = Idling::new(Idle::Spin(Duration::from_micros(50)), false);
         assert!(idling.looks_again(start));
         assert!(idling.looks_again(start + Duration::from_micros(49)));
         assert!(!idling.looks_again(start + Duration::from_micros(50)));
+    }
+
+    #[test]
+    fn nobody_spins_by_a_clock_that_is_moved_by_hand() {
+        let mut idling = Idling::new(Idle::Spin(Duration::from_micros(50)), true);
+        idling.was_busy();
+        assert!(!idling.looks_again(Instant::now()));
     }
 }

@@ -3,7 +3,8 @@
 //! The protocol and why it loses no wake-up: `src/pool/README.md`.
 
 use crate::foreign;
-use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, Ordering, Queue};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, Queue};
+use crate::wait::Wakers;
 use crossbeam_utils::CachePadded;
 use std::fmt;
 use std::task::Waker;
@@ -22,7 +23,7 @@ impl Word {
     const CLOSED: u64 = 2;
     /// Something other than a job wants the worker's attention. Set by anyone, cleared by the worker *before* it looks.
     const WOKEN: u64 = 4;
-    /// Somebody waits for capacity. Set under the waiters' lock, cleared by who takes them to wake them.
+    /// Somebody waits for capacity. Set under the waiters' lock, cleared by who takes the last of them to wake them.
     const WAITERS: u64 = 8;
     const ONE: u64 = 16;
 
@@ -62,13 +63,6 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// Those who wait for capacity, each with the number that it withdraws by.
-#[derive(Default)]
-struct Waiters {
-    next: u64,
-    list: Vec<(u64, Waker)>,
-}
-
 /// One worker's queue of `T`, with wakes of `W` beside it.
 pub(crate) struct Lane<T, W> {
     word: CachePadded<AtomicU64>,
@@ -76,8 +70,12 @@ pub(crate) struct Lane<T, W> {
     queue: Queue<T>,
     /// None once the worker has ended.
     wakes: Mutex<Option<Vec<W>>>,
-    waiters: Mutex<Waiters>,
+    /// Who waits for capacity.
+    waiters: Mutex<Wakers>,
     sleeper: OnceLock<Waker>,
+    /// That WOKEN was set, for a worker in the middle of a turn. A hint: between two jobs it costs next to nothing to
+    /// look at what is written rarely, while each look at the word takes its cache line from those who push.
+    attention: CachePadded<AtomicBool>,
 }
 
 impl<T, W> Lane<T, W> {
@@ -88,8 +86,9 @@ impl<T, W> Lane<T, W> {
             capacity: capacity as u64,
             queue: Queue::new(capacity),
             wakes: Mutex::new(Some(Vec::new())),
-            waiters: Mutex::new(Waiters::default()),
+            waiters: Mutex::new(Wakers::default()),
             sleeper: OnceLock::new(),
+            attention: CachePadded::new(AtomicBool::new(false)),
         })
     }
 
@@ -116,7 +115,7 @@ impl<T, W> Lane<T, W> {
         seen.is_closed() || seen.pending() < self.capacity
     }
 
-    /// Reserves up to `n` places, at least one.
+    /// Reserves up to `n` places, at least one: as many as there are when it is its turn.
     pub(crate) fn reserve(&self, n: u64) -> Result<Reservation<'_, T, W>, Refused> {
         let seen = self.look();
         if seen.is_closed() {
@@ -129,11 +128,15 @@ impl<T, W> Lane<T, W> {
         // ORDERING: Acquire pairs with the worker's Release in `release`: the places that it gave back are free in the
         // queue too, so that the push below finds room.
         let before = Word(self.word.fetch_add(want * Word::ONE, Ordering::Acquire));
-        if before.is_closed() || before.pending() + want > self.capacity {
-            self.give_back(want);
+        let room = if before.is_closed() { 0 } else { self.capacity.saturating_sub(before.pending()) };
+        let left = want.min(room);
+        if left < want {
+            self.give_back(want - left);
+        }
+        if left == 0 {
             return Err(if before.is_closed() { Refused::Closed } else { Refused::Full });
         }
-        Ok(Reservation { lane: self, left: want, must_unpark: before.is_parked() })
+        Ok(Reservation { lane: self, left, must_unpark: before.is_parked() })
     }
 
     /// Pushes one job, or gives it back.
@@ -167,7 +170,7 @@ impl<T, W> Lane<T, W> {
         let before = self.word.fetch_sub(n * Word::ONE, Ordering::Relaxed);
         // Who came to wait because of this reservation must look again: no release may follow.
         if Word(before).has_waiters() {
-            self.wake_waiters();
+            self.wake_waiters(u64::MAX);
         }
     }
 
@@ -210,6 +213,8 @@ impl<T, W> Lane<T, W> {
             // Not under the lock: it is foreign code.
             return foreign::discard(late);
         }
+        // ORDERING: Relaxed; a hint, see the field. Before the bit, so that the worker who clears the bit clears this.
+        self.attention.store(true, Ordering::Relaxed);
         // ORDERING: Relaxed; the list's lock orders the content, and the word's own order decides: either the worker's
         // `try_park` finds the word changed, or this finds PARKED.
         let before = Word(self.word.fetch_or(Word::WOKEN, Ordering::Relaxed));
@@ -220,12 +225,21 @@ impl<T, W> Lane<T, W> {
 
     /// Takes what was queued by [`Lane::wake`]. The bit is cleared first: a wake that comes later sets it again.
     pub(crate) fn take_wakes(&self, into: &mut Vec<W>) {
+        // ORDERING: Relaxed; a hint, see the field.
+        self.attention.store(false, Ordering::Relaxed);
         // ORDERING: Relaxed; had this read the bit of a wake whose entry is not seen below, the list's lock would put
         // that entry's push after this clearing, and so its bit.
         self.word.fetch_and(!Word::WOKEN, Ordering::Relaxed);
         if let Some(wakes) = &mut *self.wakes.lock() {
             into.append(wakes);
         }
+    }
+
+    /// Whether something other than a job wants the worker's attention: a hint, for one that is in the middle of a turn.
+    #[inline]
+    pub(crate) fn wants_attention(&self) -> bool {
+        // ORDERING: Relaxed; a hint, see the field.
+        self.attention.load(Ordering::Relaxed)
     }
 
     /// The worker has ended: drops what was queued by [`Lane::wake`], and whatever comes later.
@@ -241,42 +255,42 @@ impl<T, W> Lane<T, W> {
         if before.is_parked() {
             self.unpark();
         }
-        self.wake_waiters();
+        self.wake_waiters(u64::MAX);
         !before.is_closed()
     }
 
-    /// Notes that `waker` waits for capacity under the number `id` (given on the first call). False: there is room, or
-    /// the lane is closed, by now; try again.
+    /// Notes that `waker` waits for capacity under the number `id` (given on the first call, and its place among those
+    /// who wait). False: there is room, or the lane is closed, by now; try again.
     pub(crate) fn wait_for_capacity(&self, id: &mut Option<u64>, waker: &Waker) -> bool {
+        let waker = waker.clone();
         let mut waiters = self.waiters.lock();
-        let id = *id.get_or_insert_with(|| {
-            waiters.next += 1;
-            waiters.next
-        });
-        match waiters.list.iter_mut().find(|(other, _)| *other == id) {
-            Some((_, old)) => old.clone_from(waker),
-            None => waiters.list.push((id, waker.clone())),
-        }
+        let unneeded = waiters.wait(id, waker);
         // ORDERING: Relaxed; either this finds the room that a release made, or that release finds the bit.
         let before = Word(self.word.fetch_or(Word::WAITERS, Ordering::Relaxed));
+        drop(waiters);
+        drop(unneeded);
         !before.is_closed() && before.pending() >= self.capacity
     }
 
     /// The waiter of this number waits no longer.
     pub(crate) fn withdraw(&self, id: u64) {
-        self.waiters.lock().list.retain(|(other, _)| *other != id);
+        let unneeded = self.waiters.lock().withdraw(id);
+        drop(unneeded);
     }
 
-    pub(crate) fn wake_waiters(&self) {
+    /// Wakes at most so many of those who wait for capacity, who came first. Who wakes fewer than all owes the others a
+    /// wake: the worker pays that before it parks.
+    pub(crate) fn wake_waiters(&self, most: u64) {
         let woken = {
             let mut waiters = self.waiters.lock();
-            // ORDERING: Relaxed; who comes to wait later takes the lock after this and sets the bit again.
-            self.word.fetch_and(!Word::WAITERS, Ordering::Relaxed);
-            std::mem::take(&mut waiters.list)
+            let woken = waiters.take_first(most);
+            if waiters.is_empty() {
+                // ORDERING: Relaxed; who comes to wait later takes the lock after this and sets the bit again.
+                self.word.fetch_and(!Word::WAITERS, Ordering::Relaxed);
+            }
+            woken
         };
-        for (_, waker) in woken {
-            foreign::wake(waker);
-        }
+        woken.wake();
     }
 }
 

@@ -4,8 +4,8 @@
 //! records queue behind it in its backlog and every other key goes on. A key that waits for nothing takes no room:
 //! memory follows the records that wait, never the keys that were seen.
 
-use super::Key;
-use crate::foreign;
+use super::visit::WaitingKey;
+use super::{Key, WaitsFor};
 use foldhash::fast::FixedState;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
@@ -50,7 +50,7 @@ pub(crate) struct Waiting<J, L> {
     last_stamp: u64,
 }
 
-/// Above this many slots an empty map gives its memory back.
+/// Up to so many slots of a table are kept while they are empty.
 const KEPT_SLOTS: usize = 1_024;
 
 impl<J, L> Waiting<J, L> {
@@ -208,9 +208,20 @@ impl<J, L> Waiting<J, L> {
             self.ready.push_back(key);
         } else {
             self.keys.remove(&key);
-            if self.keys.is_empty() && self.keys.capacity() > KEPT_SLOTS {
-                self.keys.shrink_to(KEPT_SLOTS);
-            }
+            self.give_back_room();
+        }
+    }
+
+    /// Memory follows what waits now: what is mostly empty is made smaller, to twice of what is in it, so that each key
+    /// that went pays for a move or two.
+    fn give_back_room(&mut self) {
+        let kept = |len: usize| (len * 2).max(KEPT_SLOTS);
+        let is_too_large = |len: usize, capacity: usize| capacity > KEPT_SLOTS && len < capacity / 8;
+        if is_too_large(self.keys.len(), self.keys.capacity()) {
+            self.keys.shrink_to(kept(self.keys.len()));
+        }
+        if is_too_large(self.ready.len(), self.ready.capacity()) {
+            self.ready.shrink_to(kept(self.ready.len()));
         }
     }
 
@@ -229,8 +240,8 @@ impl<J, L> Waiting<J, L> {
         true
     }
 
-    /// Each key that waits with its first record and the number of records behind it.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut J, WaitsFor, usize)> {
+    /// Each key that waits.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = WaitingKey<'_, J>> {
         self.keys.iter_mut().filter_map(|(key, entry)| {
             let waits_for = match &entry.wait {
                 Wait::Ready => WaitsFor::Turn,
@@ -239,42 +250,89 @@ impl<J, L> Waiting<J, L> {
                 Wait::Lease(_) => WaitsFor::Future(entry.timer),
                 Wait::Running => return None,
             };
-            Some((*key, entry.job.as_mut()?, waits_for, entry.backlog.len()))
+            Some(WaitingKey { key: *key, job: entry.job.as_mut()?, waits_for, behind: entry.backlog.len() })
         })
     }
 
     /// Removes waiting records, heads and backlogs alike, for which `is_gone` says so; what stays keeps its order. A
-    /// head that goes while its key waits takes its wait and its lease with it.
-    pub(crate) fn remove_where(&mut self, mut is_gone: impl FnMut(&mut J) -> bool, mut gone: impl FnMut(J)) {
-        let keys: Vec<Key> = self.keys.keys().copied().collect();
-        for key in keys {
-            let entry = self.keys.get_mut(&key).expect("just listed");
-            for _ in 0..entry.backlog.len() {
-                let mut job = entry.backlog.pop_front().expect("counted");
-                if is_gone(&mut job) {
-                    self.records -= 1;
-                    gone(job);
-                } else {
-                    entry.backlog.push_back(job);
-                }
+    /// head that goes while its key waits takes its wait and its lease with it, and the next of its key gets its turn.
+    ///
+    /// All are asked before the first one moves: `is_gone` is foreign code, and where it panics nothing has changed.
+    pub(crate) fn remove_where(&mut self, mut is_gone: impl FnMut(&mut J) -> bool) -> Removed<J, L> {
+        let mut decided = Vec::new();
+        for (key, entry) in &mut self.keys {
+            let head = entry.job.as_mut().is_some_and(&mut is_gone);
+            let behind: Vec<bool> = entry.backlog.iter_mut().map(&mut is_gone).collect();
+            if head || behind.contains(&true) {
+                decided.push((*key, head, behind));
             }
-            if !entry.job.as_mut().is_some_and(&mut is_gone) {
+        }
+        let mut removed = Removed { jobs: Vec::new(), leases: Vec::new() };
+        let mut has_left_ready = false;
+        for (key, is_head_gone, behind) in decided {
+            let entry = self.keys.get_mut(&key).expect("just looked at");
+            let before = removed.jobs.len();
+            let mut behind = behind.into_iter();
+            let is_gone = |_: &mut J| behind.next().expect("each was asked");
+            let head = if is_head_gone { entry.job.take() } else { None };
+            removed.jobs.extend(head);
+            let backlog = std::mem::take(&mut entry.backlog);
+            let (gone, stays) = split(backlog, is_gone);
+            removed.jobs.extend(gone);
+            entry.backlog = stays;
+            self.records -= (removed.jobs.len() - before) as u64;
+            if !is_head_gone {
                 continue;
             }
             if let Some(until) = entry.timer.take() {
                 self.timers.remove(&(until, entry.stamp, key));
             }
-            match std::mem::replace(&mut entry.wait, Wait::Running) {
-                Wait::Ready => self.ready.retain(|ready| *ready != key),
-                // A future is foreign code, also when it is dropped.
-                Wait::Lease(lease) => foreign::discard(lease),
-                Wait::Time | Wait::Operator | Wait::Running => {}
+            // A key whose turn had come keeps its place with its next record.
+            let had_its_turn = match std::mem::replace(&mut entry.wait, Wait::Ready) {
+                Wait::Ready => true,
+                Wait::Lease(lease) => {
+                    removed.leases.push(lease);
+                    false
+                }
+                Wait::Time | Wait::Operator => false,
+                Wait::Running => unreachable!("a running key has no head to go"),
+            };
+            entry.job = entry.backlog.pop_front();
+            match (entry.job.is_some(), had_its_turn) {
+                (true, true) => {}
+                (true, false) => self.ready.push_back(key),
+                (false, _) => {
+                    self.keys.remove(&key);
+                    has_left_ready |= had_its_turn;
+                }
             }
-            self.records -= 1;
-            gone(entry.job.take().expect("just looked at"));
-            self.over(key);
+        }
+        if has_left_ready {
+            let keys = &self.keys;
+            self.ready.retain(|key| keys.get(key).is_some_and(|entry| matches!(entry.wait, Wait::Ready)));
+        }
+        self.give_back_room();
+        removed
+    }
+}
+
+/// What [`Waiting::remove_where`] took away. Both are foreign code, also when they are dropped.
+pub(crate) struct Removed<J, L> {
+    pub(crate) jobs: Vec<J>,
+    pub(crate) leases: Vec<L>,
+}
+
+/// Those of which `is_gone` says so, and the others, each in their order.
+fn split<J>(backlog: VecDeque<J>, mut is_gone: impl FnMut(&mut J) -> bool) -> (Vec<J>, VecDeque<J>) {
+    let (mut gone, mut stays) = (Vec::new(), VecDeque::new());
+    for mut job in backlog {
+        if is_gone(&mut job) {
+            gone.push(job);
+        } else {
+            stays.push_back(job);
         }
     }
+    (gone, stays)
 }
 
 /// What [`Waiting::take_due`] found.
@@ -283,48 +341,6 @@ pub(crate) enum Due<L> {
     Ready,
     /// A lease ended before its future did; [`Waiting::take_expired`] gives its record.
     Expired(Key, L),
-}
-
-/// What a waiting key waits for, as an operator sees it.
-///
-/// ```
-/// use keylane::pool::{Key, PoolBuilder, WaitsFor};
-/// # use keylane::pool::{Handler, Outcome, Turn};
-/// # use std::time::Instant;
-/// # struct Review;
-/// # impl Handler for Review {
-/// #     type Job = bool;
-/// #     type Future = std::future::Ready<()>;
-/// #     fn handle(&mut self, is_approved: &mut bool, _: Instant) -> Outcome<Self::Future> {
-/// #         if std::mem::replace(is_approved, true) { Outcome::Done } else { Outcome::Hold }
-/// #     }
-/// #     fn resolve(&mut self, _: &mut bool, (): (), _: Instant) -> Outcome<Self::Future> { Outcome::Done }
-/// #     fn panicked(&mut self, _: &mut bool, _: String, _: Instant) -> Outcome<Self::Future> { Outcome::Done }
-/// #     fn expired(&mut self, _: &mut bool, _: Instant) -> Outcome<Self::Future> { Outcome::Done }
-/// # }
-///
-/// let (pool, mut workers) = PoolBuilder::new().workers(1).stepped(|_| Review)?;
-/// pool.try_send(Key::of("order-42"), false)?; // a job that is held for a review
-/// while workers[0].step(Instant::now()) == Turn::Ran {}
-/// let (tell, told) = std::sync::mpsc::channel();
-/// drop(pool.visit(move |waiting, _| {
-///     waiting.for_each(&mut |key, _job, waits_for, _behind| drop(tell.send((key, waits_for))));
-/// }));
-/// while workers[0].step(Instant::now()) == Turn::Ran {}
-/// assert_eq!(told.recv()?, (Key::of("order-42"), WaitsFor::Operator));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitsFor {
-    /// Its turn on its worker, which has come.
-    Turn,
-    /// A time: the next attempt.
-    Time(Instant),
-    /// An operator: it is held.
-    Operator,
-    /// A future, until the given deadline if there is one.
-    Future(Option<Instant>),
 }
 
 #[cfg(all(test, not(loom)))]

@@ -14,7 +14,7 @@ use crate::handler::HandlerError;
 use crate::observe::health::Status;
 use crate::observe::metrics::Counters;
 use crate::policy::{FailurePolicy, PolicyError, Retry, Then};
-use crate::pool::{Enter, Idle, PoolBuilder, PoolError};
+use crate::pool::{Enter, Idle, PoolBuilder, PoolError, workers_by_default};
 use crate::route::Route;
 use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, thread};
 use std::collections::HashMap;
@@ -675,7 +675,7 @@ impl<K> SubscriptionBuilder<K> {
         }
         let settings = &self.settings;
         let workers = match settings.workers {
-            Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+            Workers::Auto => workers_by_default(),
             Workers::Count(workers) => workers,
         };
         let lanes = workers.max(1);

@@ -18,7 +18,7 @@ use crate::delivery::partitions::Token;
 use crate::foreign;
 use crate::observe::health::{Health, Place};
 use crate::observe::metrics::Stats;
-use crate::pool::{Key, Pool};
+use crate::pool::{Key, Pool, WaitingKey, WaitsFor};
 use crate::sync::{Arc, Mutex, thread};
 use crate::wait::{Op, Promise};
 use intake::{Command, Commands};
@@ -403,10 +403,10 @@ impl Core {
         let promise = Mutex::new(Some(promise));
         drop(self.pool.visit(move |waiting, _| {
             let mut found: Option<Key> = None;
-            waiting.for_each(&mut |key, job: &mut Delivery, waits_for, _| {
-                if job.token == token && waits_for == crate::pool::WaitsFor::Operator {
-                    job.next = next.clone();
-                    found = Some(key);
+            waiting.for_each(&mut |waiting: WaitingKey<'_, Delivery>| {
+                if waiting.job.token == token && waiting.waits_for == WaitsFor::Operator {
+                    waiting.job.next = next.clone();
+                    found = Some(waiting.key);
                 }
             });
             if let Some(key) = found

@@ -1,7 +1,8 @@
 //! How a handler learns that its result is not wanted any more.
 
+use super::Wakers;
+use crate::foreign;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
-use crate::wait::Wakers;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -113,12 +114,17 @@ impl Future for Cancelled {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self { token, id } = &mut *self;
+        let waker = cx.waker().clone();
         let mut waiting = token.waiting.lock();
         // ORDERING: Relaxed; set under this lock.
         if token.is_cancelled.load(Ordering::Relaxed) {
+            drop(waiting);
+            foreign::discard(waker);
             return Poll::Ready(());
         }
-        waiting.wait(id, cx.waker());
+        let unneeded = waiting.wait(id, waker);
+        drop(waiting);
+        drop(unneeded);
         Poll::Pending
     }
 }
@@ -126,7 +132,8 @@ impl Future for Cancelled {
 impl Drop for Cancelled {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.token.waiting.lock().withdraw(id);
+            let unneeded = self.token.waiting.lock().withdraw(id);
+            drop(unneeded);
         }
     }
 }

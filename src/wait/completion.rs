@@ -131,7 +131,8 @@ impl<T, R> Drop for Ask<T, R> {
     fn drop(&mut self) {
         // ORDERING: Relaxed; only this side sets STARTED.
         if self.cell().state.load(Ordering::Relaxed) & STARTED == 0 {
-            drop(self.start());
+            // Foreign code, also when it is dropped: the caller must not go without an answer for it.
+            foreign::discard(self.start());
         }
         // SAFETY: this side ends here.
         wake_waiting(unsafe { finish(self.cell, Err(JobError::Abandoned)) });
@@ -214,6 +215,7 @@ unsafe fn free<T, R>(at: NonNull<Cell<T, R>>, has_answer: bool) {
 /// assert_eq!(first.wait()? + smol::block_on(second)?, 25, "a thread waits, or a task does");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "without it nobody learns how the job ended; a job without an answer is sent, not submitted"]
 pub struct Completion<T, R> {
     cell: NonNull<Cell<T, R>>,
     is_taken: bool,
@@ -276,7 +278,8 @@ impl<T, R> Completion<T, R> {
     ///
     /// # Errors
     /// Why there is none: the handler panicked, the pool ended first, or the calling thread is the worker whose lane
-    /// the job is in ([`JobError::OwnLane`], at once).
+    /// the job is in ([`JobError::OwnLane`], at once; the job is run all the same, and
+    /// [`wait_timeout`](Self::wait_timeout) would have kept the completion).
     ///
     /// # Blocking
     /// For as long as the job takes to start and to end; async code awaits the completion instead.
@@ -299,7 +302,8 @@ impl<T, R> Completion<T, R> {
     /// Blocks until the answer is there, or for as long as `limit`.
     ///
     /// # Errors
-    /// The completion itself when the time is over.
+    /// The completion itself when the time is over; at once, where the calling thread is the worker whose lane the job
+    /// is in, which would wait for itself.
     ///
     /// # Blocking
     /// For as long as `limit`.
@@ -315,7 +319,7 @@ impl<T, R> Completion<T, R> {
     /// ```
     pub fn wait_timeout(mut self, limit: Duration) -> Result<Result<R, JobError>, Self> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
-            return Ok(Err(JobError::OwnLane));
+            return Err(self);
         }
         crate::wait::block_on_timeout(&mut self, limit).ok_or(self)
     }

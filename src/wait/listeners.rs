@@ -1,33 +1,40 @@
 //! Wakers that are woken again and again, until whoever put them there takes them back.
 
+use super::Wakers;
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
 use std::fmt;
-use std::task::Waker;
+use std::task::{Wake, Waker};
 
 /// Who wants to be told each time that one thing happens.
 #[derive(Default)]
-pub(crate) struct Listeners(Mutex<List>);
+pub(crate) struct Listeners(Mutex<Wakers>);
 
-#[derive(Default)]
-struct List {
-    last: u64,
-    wakers: Vec<(u64, Waker)>,
+/// A foreign waker behind one of the library's own, which can be cloned under a lock.
+struct Relay(Waker);
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        foreign::wake_by_ref(&self.0);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        foreign::wake_by_ref(&self.0);
+    }
 }
 
 impl Listeners {
     pub(crate) fn register(self: &Arc<Self>, waker: Waker) -> Registration {
-        let mut list = self.0.lock();
-        list.last += 1;
-        let id = list.last;
-        list.wakers.push((id, waker));
-        Registration(Some((self.clone(), id)))
+        let mut id = None;
+        let unneeded = self.0.lock().wait(&mut id, Waker::from(Arc::new(Relay(waker))));
+        drop(unneeded);
+        Registration(id.map(|id| (self.clone(), id)))
     }
 
     /// Wakes all of them, without the lock: a waker is foreign code and may register or deregister.
     pub(crate) fn wake_all(&self) {
-        let wakers: Vec<Waker> = self.0.lock().wakers.iter().map(|(_, waker)| waker.clone()).collect();
-        wakers.into_iter().for_each(foreign::wake);
+        let all = self.0.lock().all();
+        all.wake();
     }
 }
 
@@ -35,25 +42,6 @@ impl Listeners {
 ///
 /// A wake that is already under way when this is dropped may still arrive. Registering and dropping take a lock for a
 /// moment and never wait for a waker.
-///
-/// ```
-/// use keylane::{Clock, Registration};
-/// # use std::sync::atomic::{AtomicU32, Ordering};
-/// # use std::{sync::Arc, task::{Wake, Waker}, time::Duration};
-/// # struct Bell(AtomicU32);
-/// # impl Wake for Bell {
-/// #     fn wake(self: Arc<Self>) { self.0.fetch_add(1, Ordering::Relaxed); }
-/// # }
-/// # let rings = Arc::new(Bell(AtomicU32::new(0)));
-/// # let waker = Waker::from(rings.clone());
-///
-/// let (clock, time) = Clock::manual();
-/// let registration: Registration = clock.register(waker);
-/// time.advance(Duration::from_secs(1));
-/// drop(registration);
-/// time.advance(Duration::from_secs(1));
-/// assert_eq!(rings.0.load(Ordering::Relaxed), 1);
-/// ```
 #[must_use = "dropping it deregisters the waker"]
 pub struct Registration(Option<(Arc<Listeners>, u64)>);
 
@@ -67,7 +55,8 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some((listeners, id)) = &self.0 {
-            listeners.0.lock().wakers.retain(|(other, _)| other != id);
+            let unneeded = listeners.0.lock().withdraw(*id);
+            drop(unneeded);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! How threads and tasks wait: for a wake, an answer, an operation, a cancellation, a time.
 
 pub(crate) mod blocks;
-#[cfg(not(loom))]
 mod cancellation;
 mod clock;
 mod completion;
@@ -9,10 +8,8 @@ mod listeners;
 mod op;
 pub(crate) mod own_lane;
 mod park;
-#[cfg(not(loom))]
 mod wakers;
 
-#[cfg(not(loom))]
 pub use cancellation::{Cancellation, Cancelled};
 pub(crate) use clock::after;
 pub use clock::{Clock, ManualClock};
@@ -23,5 +20,4 @@ pub use listeners::Registration;
 pub use op::Op;
 pub(crate) use op::{Promise, block_on, block_on_timeout, look_until};
 pub(crate) use park::{Backoff, Parker, SPINS, YIELDS, rest};
-#[cfg(not(loom))]
 pub(crate) use wakers::Wakers;

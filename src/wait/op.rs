@@ -182,7 +182,8 @@ fn block_until<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output
         return Some(value);
     }
     #[cfg(not(loom))]
-    let parker = PARKER.with(RefCell::take).unwrap_or_else(Parker::new);
+    // A thread whose locals are being dropped has none any more, and may wait all the same.
+    let parker = PARKER.try_with(RefCell::take).ok().flatten().unwrap_or_else(Parker::new);
     #[cfg(loom)]
     let parker = Parker::new();
     let mut cx = Context::from_waker(parker.waker());
@@ -195,6 +196,6 @@ fn block_until<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output
         }
     };
     #[cfg(not(loom))]
-    PARKER.with(|kept| *kept.borrow_mut() = Some(parker));
+    drop(PARKER.try_with(|kept| kept.replace(Some(parker))));
     value
 }

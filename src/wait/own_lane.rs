@@ -16,6 +16,11 @@ pub(crate) fn is(lane: usize) -> bool {
     lane != 0 && LANE.with(Cell::get) == lane
 }
 
+/// Whether the calling thread is just running a job of any lane.
+pub(crate) fn is_any() -> bool {
+    LANE.with(Cell::get) != 0
+}
+
 /// The number of the lane that the calling thread is just running a job of; 0 if none.
 pub(crate) fn enter(lane: usize) -> Entered {
     Entered { before: LANE.with(|current| current.replace(lane)) }

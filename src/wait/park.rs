@@ -10,10 +10,17 @@ pub(crate) const SPINS: u32 = if cfg!(loom) { 0 } else { 8 };
 /// Looks that yield the core before a thread parks: it may be the other side that needs it.
 pub(crate) const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
 
+/// Yields after which one that still waits sleeps between its looks: who is waited for does not run.
+const MANY_YIELDS: u32 = 10_000;
+/// How long it sleeps.
+const SLEEP: Duration = Duration::from_millis(1);
+/// So many sleeps are worth a word.
+const MANY_SLEEPS: u32 = 1_000;
+
 /// Looks of one that spins before it yields once: a microsecond or two.
 const LOOKS_PER_YIELD: u32 = 32;
 
-/// Passes the time between two looks at something that is about to change: pauses first, then yields.
+/// Passes the time between two looks at something that is about to change: pauses first, then yields, then sleeps.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     looks: u32,
@@ -35,9 +42,16 @@ impl Backoff {
         }
     }
 
+    /// Whether the last snooze made the wait a very long one, of a second or so: true once.
+    pub(crate) fn is_very_long(&self) -> bool {
+        self.looks == SPINS + MANY_YIELDS + MANY_SLEEPS
+    }
+
     pub(crate) fn snooze(&mut self) {
         self.looks = self.looks.saturating_add(1);
-        if self.looks > SPINS {
+        if self.looks > SPINS + MANY_YIELDS {
+            park_for(SLEEP);
+        } else if self.looks > SPINS {
             thread::yield_now();
         } else {
             pause(1 << self.looks.min(5));

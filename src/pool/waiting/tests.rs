@@ -281,7 +281,8 @@ impl Pair {
     fn remove(&mut self, rest: u64) -> Result<(), TestCaseError> {
         let is_gone = |job: u64| job % 3 == rest;
         let mut gone = Vec::new();
-        self.real.remove_where(|job| is_gone(*job), |job| gone.push(job));
+        let removed = self.real.remove_where(|job| is_gone(*job));
+        gone.extend(removed.jobs);
         let mut expected: Vec<u64> = Vec::new();
         // Keys that become ready do so in an order that only the map knows: it is taken over.
         let mut made_ready = Vec::new();
@@ -292,9 +293,13 @@ impl Pair {
             if jobs.first() == Some(&was_head) {
                 return true;
             }
-            self.model.ready.retain(|ready| ready != key);
             if jobs.is_empty() {
+                self.model.ready.retain(|ready| ready != key);
                 return false;
+            }
+            // A key whose turn had come keeps its place with its next record.
+            if *state == State::Ready {
+                return true;
             }
             *state = State::Ready;
             made_ready.push(*key);
@@ -319,7 +324,7 @@ impl Pair {
         let mut seen: Vec<_> = self
             .real
             .iter_mut()
-            .map(|(key, job, waits_for, behind)| (key, *job, waits_for, behind))
+            .map(|waiting| (waiting.key, *waiting.job, waiting.waits_for, waiting.behind))
             .collect();
         seen.sort_unstable_by_key(|(key, ..)| *key);
         let mut expected: Vec<_> = (self.model.keys.iter())
@@ -374,13 +379,68 @@ fn the_comparison_finds_each_planted_fault() {
     }
 }
 
+/// A key that waits for its turn, one for its time, one for an operator and one that is leased, each with two more
+/// records behind; records are numbered in the order of their keys.
+fn one_of_each(now: Instant) -> Waiting<u64, ()> {
+    let mut waiting = Waiting::new();
+    let reasons = [For::Operator, For::Time(now), For::Operator, For::Lease((), Some(now))];
+    for (n, reason) in (0..).zip(reasons) {
+        waiting.wait(Key::of_number(n), n * 3, reason);
+        (1..3).for_each(|behind| assert_eq!(waiting.queue_behind(Key::of_number(n), n * 3 + behind), None));
+    }
+    assert!(waiting.make_ready(Key::of_number(0)));
+    waiting
+}
+
 #[test]
-fn an_empty_map_gives_its_memory_back() {
+fn a_predicate_that_panics_has_removed_nothing() {
+    let now = Instant::now();
+    for calls in 0..12 {
+        let mut waiting = one_of_each(now);
+        let mut left: u32 = calls;
+        let removed = crate::foreign::call(|| {
+            waiting.remove_where(|_| {
+                left = left.checked_sub(1).expect("planted");
+                true
+            })
+        });
+        assert!(removed.is_err());
+        assert_eq!((waiting.records(), waiting.len(), waiting.next_due()), (12, 4, Some(now)));
+        let mut behind: Vec<_> = waiting.iter_mut().map(|waiting| (*waiting.job, waiting.behind)).collect();
+        behind.sort_unstable();
+        assert_eq!(behind, [(0, 2), (3, 2), (6, 2), (9, 2)]);
+        assert_eq!(waiting.start_ready().map(|(_, job)| job), Some(0));
+    }
+}
+
+#[test]
+fn tables_that_are_mostly_empty_give_their_memory_back() {
+    for kept in [0, 1, 100] {
+        let mut waiting = Waiting::<u64, ()>::new();
+        for n in 0..100_000 {
+            waiting.wait(Key::of_number(n), n, For::Operator);
+            assert!(n < kept || waiting.make_ready(Key::of_number(n)));
+        }
+        while let Some((key, _)) = waiting.start_ready() {
+            waiting.over(key);
+        }
+        assert_eq!((waiting.len(), waiting.records()), (kept as usize, kept));
+        assert!(waiting.keys.capacity() < 10_000, "{} slots are kept", waiting.keys.capacity());
+        assert!(waiting.ready.capacity() < 10_000, "{} places are kept", waiting.ready.capacity());
+    }
+}
+
+#[test]
+fn who_leaves_a_long_queue_of_turns_does_not_look_through_it_for_each() {
     let mut waiting = Waiting::<u64, ()>::new();
     for n in 0..100_000 {
         waiting.wait(Key::of_number(n), n, For::Operator);
+        assert!(waiting.make_ready(Key::of_number(n)));
     }
-    waiting.remove_where(|_| true, |_| {});
-    assert_eq!((waiting.len(), waiting.records()), (0, 0));
-    assert!(waiting.keys.capacity() < 10_000, "{} slots are kept", waiting.keys.capacity());
+    // Every second one, and each of those in its place: by looking through the queue for each this takes minutes.
+    let removed = waiting.remove_where(|job| *job % 2 == 0);
+    assert_eq!(removed.jobs.len(), 50_000);
+    let left: Vec<u64> = std::iter::from_fn(|| waiting.start_ready()).map(|(_, job)| job).collect();
+    assert_eq!(left, (0..100_000).filter(|n| n % 2 == 1).collect::<Vec<_>>());
+    assert!(waiting.remove_where(|_| true).jobs.is_empty());
 }

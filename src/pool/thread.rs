@@ -1,0 +1,71 @@
+//! A worker's life on a thread of its own.
+
+use super::builder::PoolBuilder;
+use super::end::{Exit, end_unmanned, wait_for_push};
+use super::handler::{Handler, Turn};
+use super::idle::Idling;
+use super::worker::{Worker, WorkerLane, lane_number};
+use crate::foreign;
+use crate::sync::{Arc, thread};
+use crate::wait::{Backoff, Parker, own_lane};
+
+pub(super) fn spawn(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(body)
+}
+
+/// Makes the worker, steps it until it ends, and drops it. The exit is dropped last, also in an unwind: whoever drains
+/// learns that this worker has ended.
+pub(super) fn live<H: Handler>(
+    settings: &PoolBuilder,
+    number: usize,
+    lane: &Arc<WorkerLane<H::Job>>,
+    make: &impl Fn(usize) -> H,
+    exit: Exit,
+) {
+    // Also around what makes and drops the handler: it is foreign code, and must not wait for its own lane.
+    let own = own_lane::enter(lane_number(lane));
+    match foreign::call(|| make(number)) {
+        Ok(handler) => run(Worker::new(lane.clone(), handler, settings.clock.clone()), settings),
+        Err(panic) => {
+            end_unmanned(lane);
+            foreign::error!(panic, number, "a worker's handler could not be made");
+        }
+    }
+    drop((own, exit));
+}
+
+fn run<H: Handler>(mut worker: Worker<H>, settings: &PoolBuilder) {
+    let parker = Parker::new();
+    worker.set_sleeper(parker.waker().clone());
+    let _registration = settings.clock.register(parker.waker().clone());
+    let mut idling = Idling::new(settings.idle, settings.clock.is_manual());
+    let mut turns = || {
+        let mut backoff = Backoff::default();
+        loop {
+            match worker.step_or_look(settings.clock.now(), &mut idling) {
+                Turn::Ran => {
+                    backoff = Backoff::default();
+                    if worker.ran_few() {
+                        idling.rest();
+                    }
+                }
+                Turn::Snooze if idling.spins() => backoff.spin(),
+                Turn::Snooze => wait_for_push(&mut backoff),
+                Turn::Park(until) => {
+                    parker.park_until(if settings.clock.is_manual() { None } else { until });
+                }
+                Turn::Exit => break,
+            }
+        }
+    };
+    match &settings.enter {
+        // A hook that panics, or does not run what it was given, ends its worker.
+        Some(enter) => foreign::run("the hook around a worker", || enter(&mut turns)),
+        None => turns(),
+    }
+    // Its handler is foreign code, also when it is dropped.
+    foreign::discard(worker);
+}
