@@ -7,7 +7,7 @@ mod support;
 
 use keylane::memory::MemoryBroker;
 use keylane::pool::{Handler, Idle, Key, Outcome, PoolBuilder, Request};
-use keylane::{Config, Jitter, Retry, Then};
+use keylane::{Clock, Config, Jitter, Retry, Then};
 use std::sync::{Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 use support::{
@@ -36,14 +36,18 @@ fn assert_idle(what: &str) {
 fn pools_with_nothing_to_do_take_no_cpu() {
     let _alone = alone();
     let policies = [Idle::Park, Idle::Adaptive, Idle::Spin(Duration::from_micros(50))];
-    let pools = policies.map(|idle| {
-        let pool = PoolBuilder::new().workers(4).idle(idle).shared(|n: u64| n).unwrap();
-        for n in 0..1_000 {
-            pool.send(Key::of_number(n), Request::tell(n)).wait().unwrap();
-        }
-        pool
+    // By a clock that is moved by hand no time goes by while a worker looks again.
+    let pools = [Clock::system(), Clock::manual().0].map(|clock| {
+        policies.map(|idle| {
+            let pool =
+                PoolBuilder::new().workers(4).idle(idle).clock(clock.clone()).shared(|n: u64| n).unwrap();
+            for n in 0..1_000 {
+                pool.send(Key::of_number(n), Request::tell(n)).wait().unwrap();
+            }
+            pool
+        })
     });
-    assert_idle("three pools of four workers");
+    assert_idle("six pools of four workers");
     drop(pools);
 }
 

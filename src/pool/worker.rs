@@ -99,6 +99,8 @@ pub struct Worker<H: Handler> {
     last_turn: Option<Instant>,
     /// By the clock, where turns are short of time.
     turn_ends: Option<Instant>,
+    /// Whether there is anything that the clock could end the turn for. Most turns have nothing, and ask no clock.
+    watches_clock: bool,
     /// Looks that are left to those who were woken because there is room.
     patience: u32,
     /// Says that it has ended, where no thread does.
@@ -125,6 +127,7 @@ impl<H: Handler> Worker<H> {
             last_ran: 0,
             last_turn: None,
             turn_ends: None,
+            watches_clock: false,
             patience: 0,
             exit: None,
         }
@@ -216,15 +219,24 @@ impl<H: Handler> Worker<H> {
         }
         let is_short_of_time = self.batch < BATCH;
         self.turn_ends = if is_short_of_time { self.clock.now().checked_add(LONG_TURN) } else { None };
+        self.watches_clock =
+            self.turn_ends.is_some() || self.waiting.next_due().is_some() || self.abandons_at().is_some();
     }
 
     /// Whether the turn that began at `now` ends before its next job, because something else has become due.
+    #[inline]
     fn is_turn_over(&self, now: Instant) -> bool {
-        // What is due since before this turn is ended by it in its order, and ends no turn.
-        let next = [self.waiting.next_due().filter(|due| *due > now), self.abandons_at(), self.turn_ends];
         self.lane.wants_attention()
-            || next.into_iter().flatten().min().is_some_and(|due| self.clock.now() >= due)
+            || self.watches_clock && self.is_late(now)
             || foreign::call(|| self.handler.is_turn_long(now)).unwrap_or(false)
+    }
+
+    #[cold]
+    fn is_late(&self, now: Instant) -> bool {
+        // What is due since before this turn is ended by it in its order, and ends no turn.
+        let next_due = self.waiting.next_due().filter(|due| *due > now);
+        let ends = [next_due, self.abandons_at(), self.turn_ends];
+        ends.into_iter().flatten().min().is_some_and(|end| self.clock.now() >= end)
     }
 
     /// The time at which abandoning begins, if that is still to come.
@@ -337,23 +349,34 @@ impl<H: Handler> Worker<H> {
         self.conclude(key, job, outcome, now);
     }
 
-    /// Does what the handler said of the job in hand. A loop, for a lease may be ready at once, and again.
-    fn conclude(&mut self, key: Key, mut job: H::Job, mut outcome: Outcome<H::Future>, now: Instant) {
-        for leases in 0.. {
-            let (future, until) = match outcome {
-                Outcome::Done => {
-                    foreign::discard(job);
-                    self.in_hand = None;
-                    self.over += 1;
-                    if self.waiting.len() > 0 {
-                        self.waiting.over(key);
-                    }
-                    return;
+    /// Does what the handler said of the job in hand.
+    #[inline]
+    fn conclude(&mut self, key: Key, job: H::Job, outcome: Outcome<H::Future>, now: Instant) {
+        match outcome {
+            Outcome::Done => {
+                foreign::discard(job);
+                self.in_hand = None;
+                self.over += 1;
+                if self.waiting.len() > 0 {
+                    self.waiting.over(key);
                 }
-                Outcome::RetryAt(at) => return self.wait(key, job, For::Time(at)),
-                Outcome::Hold => return self.wait(key, job, For::Operator),
-                Outcome::Lease(future, until) => (future, until),
-            };
+            }
+            Outcome::RetryAt(at) => self.wait(key, job, For::Time(at)),
+            Outcome::Hold => self.wait(key, job, For::Operator),
+            Outcome::Lease(future, until) => self.lease(key, job, future, until, now),
+        }
+    }
+
+    /// Leases a job to a future and polls it: a loop, for it may be ready at once, and lead to another one, and so on.
+    fn lease(
+        &mut self,
+        key: Key,
+        mut job: H::Job,
+        mut future: H::Future,
+        mut until: Option<Instant>,
+        now: Instant,
+    ) {
+        for leases in 0.. {
             let stamp = self.waiting.next_stamp();
             let wake = LeaseWake { lane: self.lane.clone(), key, stamp, is_queued: AtomicBool::new(false) };
             let wake = Arc::new(wake);
@@ -363,12 +386,18 @@ impl<H: Handler> Worker<H> {
                 return self.polls.push_back((key, stamp));
             }
             let Some(output) = self.poll(key, stamp) else { return };
+            let outcome;
             (job, outcome) = self.resolve(key, output, now);
+            match outcome {
+                Outcome::Lease(next, deadline) => (future, until) = (next, deadline),
+                other => return self.conclude(key, job, other, now),
+            }
         }
     }
 
     fn wait(&mut self, key: Key, job: H::Job, reason: For<Lease<H::Job, H::Future>>) {
         self.waiting.wait(key, job, reason);
+        self.watches_clock |= self.waiting.next_due().is_some();
         self.in_hand = None;
     }
 
