@@ -3,6 +3,7 @@
 mod aggregate_id;
 mod encode;
 mod error;
+mod field;
 mod json;
 mod parse;
 mod rules;
@@ -15,7 +16,7 @@ pub(crate) use parse::{Parsed, parse_spans};
 pub use timestamp::{Timestamp, TimestampError};
 
 use error::EnvelopeErrorKind as Kind;
-use parse::Field;
+use field::Field;
 use std::borrow::Cow;
 use std::fmt;
 

@@ -3,7 +3,7 @@
 use super::cursor::{Cursor, Room};
 use super::faults::SettleFault;
 use super::group::{Group, Member};
-use super::topic::Log;
+use super::log::Log;
 use super::{Shared, unreachable};
 use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Partition, Polled, Position};
 use crate::sync::Arc;

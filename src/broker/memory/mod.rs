@@ -8,6 +8,7 @@ mod consumer;
 mod cursor;
 mod faults;
 mod group;
+mod log;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod topic;
