@@ -1,6 +1,7 @@
 //! How a [`Config`] is made: layer over layer, every key known, every value checked.
 
-use super::keys::{Input, KEYS, Key, SECTIONS};
+use super::input::Input;
+use super::keys::{KEYS, Key, SECTIONS};
 use super::suggest::distance;
 use super::{BusUrl, Config, Scheme, duration};
 use crate::error::{ConfigError, Origin, shown};

@@ -10,6 +10,7 @@
 #![doc = include_str!("keys.md")]
 
 mod duration;
+mod input;
 mod keys;
 mod load;
 pub(crate) mod names;
