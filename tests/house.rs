@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "house/documentation.rs"]
+mod documentation;
 #[path = "house/imports.rs"]
 mod imports;
 
@@ -185,65 +187,6 @@ fn the_default_build_has_no_c_in_it_and_no_runtime() {
 fn the_rule_of_dependencies_finds_what_only_tests_have() {
     assert!(crates("normal,dev").iter().any(|name| name == "tokio"));
     assert!(["zstd-sys", "cc"].into_iter().all(is_of_c));
-}
-
-/// The public items of a file whose documentation has no example, as `line: text`.
-fn without_example(text: &str) -> Vec<String> {
-    const ITEMS: [&str; 8] = [
-        "pub fn ",
-        "pub const fn ",
-        "pub async fn ",
-        "pub struct ",
-        "pub enum ",
-        "pub trait ",
-        "pub type ",
-        "pub const ",
-    ];
-    let mut missing = Vec::new();
-    // Of the comment and the attributes just above the line.
-    let mut has_example = false;
-    let mut is_hidden = false;
-    for (n, line) in shipped(text).lines().map(str::trim_start).enumerate() {
-        if line.starts_with("///") {
-            has_example |= line.contains("```");
-        } else if line.starts_with("// ") || line.starts_with("#[") || is_inside_an_attribute(line) {
-            is_hidden |= line.contains("doc(hidden)");
-        } else {
-            let is_item = ITEMS.iter().any(|item| line.starts_with(item));
-            if is_item && !has_example && !is_hidden {
-                missing.push(format!("{}: {line}", n + 1));
-            }
-            (has_example, is_hidden) = (false, false);
-        }
-    }
-    missing
-}
-
-/// A line of an attribute that takes several.
-fn is_inside_an_attribute(line: &str) -> bool {
-    line.starts_with('"') || line == ")]"
-}
-
-#[test]
-fn every_public_item_has_an_example() {
-    let mut missing = Vec::new();
-    for (path, text) in sources("src").iter().filter(|(path, _)| !is_test(path)) {
-        // What only the models see.
-        if !path.ends_with("loom_internals.rs") {
-            missing
-                .extend(without_example(text).into_iter().map(|item| format!("{}:{item}", path.display())));
-        }
-    }
-    assert_eq!(missing, Vec::<String>::new());
-}
-
-#[test]
-fn the_rule_of_examples_finds_an_item_without_one() {
-    let with = "/// Says so.\n///\n/// ```\n/// ```\n#[must_use]\npub fn f() {}\n";
-    assert_eq!(without_example(with), Vec::<String>::new());
-    assert_eq!(without_example("/// Says so.\npub fn f() {}\n"), ["2: pub fn f() {}"]);
-    let after_another = format!("{with}\n/// Says so.\npub struct S;\n");
-    assert_eq!(without_example(&after_another), ["9: pub struct S;"]);
 }
 
 /// The files of `src` without their tests.
