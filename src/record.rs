@@ -186,6 +186,7 @@ impl Iterator for Encoded<'_> {
 /// assert_eq!(record.headers.get("via"), Some(&b"gateway"[..]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// What the broker partitions by, and one of the places where routing looks for the aggregate id.
     pub key: Option<Bytes>,
@@ -214,6 +215,13 @@ impl Record {
     #[must_use]
     pub fn with_header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) -> Self {
         self.headers.push(name, value);
+        self
+    }
+
+    /// The same record, made at this time.
+    #[must_use]
+    pub fn with_timestamp(mut self, timestamp: SystemTime) -> Self {
+        self.timestamp = timestamp;
         self
     }
 

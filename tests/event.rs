@@ -23,14 +23,14 @@ fn it_is_all_that_was_published_and_where_it_was_stored() {
     let bus = keylane::connect("memory:?topics=orders,payments").wait().unwrap();
     let (handler, seen) = passing_on();
     let both = bus.subscribe("orders").topic("payments").group("audit").handle(handler).unwrap();
-    let mut record = Record::new("paid").with_key("order-42").with_header("Via", "gateway");
-    record.timestamp = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let record = Record::new("paid").with_key("order-42").with_header("Via", "gateway").with_timestamp(made);
     let receipt = bus.publish("payments", record.clone()).wait().unwrap();
     let event = seen.recv_timeout(MINUTE).unwrap();
     assert_eq!(event.topic(), "payments");
     assert_eq!((event.partition(), event.offset()), (receipt.partition(), receipt.offset()));
     assert_eq!((event.key(), event.value()), (record.key.as_deref(), &record.value[..]));
-    assert_eq!((event.headers(), event.timestamp()), (&record.headers, record.timestamp));
+    assert_eq!((event.headers(), event.timestamp()), (&record.headers, made));
     assert_eq!(event.aggregate_id(), Some("order-42"));
     assert_eq!((event.attempt(), event.redeliveries(), event.deadline()), (1, 0, None));
     assert!(event.envelope().is_none() && !event.is_envelope());

@@ -162,6 +162,7 @@ impl ConsumerSpec {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Start {
     /// With the oldest record that is kept. The default.
     #[default]

@@ -217,6 +217,7 @@ impl fmt::Debug for Properties {
 /// How the members of a Kafka group agree on who has which partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum GroupProtocol {
     /// The classic protocol; only the partitions that move stop.
     CooperativeSticky,
@@ -228,6 +229,7 @@ pub enum GroupProtocol {
 
 /// How a user authenticates to Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub enum Sasl {
     /// The password itself is sent: only over TLS, or where nobody listens.
     #[serde(rename = "plain")]
@@ -277,6 +279,7 @@ pub struct NatsConfig {
 /// Where a JetStream stream keeps its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Storage {
     /// In files; a server flushes them to the disk every two minutes by default, so that a loss of power may lose
     /// what it had acknowledged.
@@ -287,6 +290,7 @@ pub enum Storage {
 
 /// How many worker threads a subscription has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Workers {
     /// As many as the machine runs at once; in TOML `"auto"`.
     Auto,
@@ -316,6 +320,7 @@ pub enum Attempts {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ThenConfig {
     /// The record goes to another topic.
     DeadLetter {

@@ -101,6 +101,7 @@ impl fmt::Display for Secret {
 
 /// Who connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Credentials {
     /// `user:password@`, as Kafka and NATS take it.
     Password {

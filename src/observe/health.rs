@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// Where a record stands, as health, logs and operators name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct Place {
     /// The topic.
     pub topic: String,
@@ -61,6 +62,7 @@ pub enum Status {
 #[non_exhaustive]
 pub enum Problem {
     /// A key waits for an operator.
+    #[non_exhaustive]
     Held {
         /// Its first record.
         place: Place,
@@ -70,6 +72,7 @@ pub enum Problem {
         age: Duration,
     },
     /// A key waits for its next attempt, or for its dead letter to be written.
+    #[non_exhaustive]
     Failing {
         /// Its first record.
         place: Place,
@@ -81,6 +84,7 @@ pub enum Problem {
         age: Duration,
     },
     /// A blocking handler runs for longer than `hung_after`; its worker's other keys wait for it.
+    #[non_exhaustive]
     Hung {
         /// The record that it handles.
         place: Place,
@@ -89,6 +93,7 @@ pub enum Problem {
     },
     /// As many records or bytes as allowed are in flight, or a partition is as far beyond its watermark as allowed:
     /// nothing is fetched until this record is over.
+    #[non_exhaustive]
     WindowFull {
         /// The oldest record that is not over.
         place: Place,
@@ -96,6 +101,7 @@ pub enum Problem {
         age: Duration,
     },
     /// The broker does not answer.
+    #[non_exhaustive]
     Broker {
         /// What it said last.
         error: String,
@@ -136,6 +142,7 @@ impl fmt::Display for Problem {
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Health {
     /// What it is doing.
     pub status: Status,
