@@ -1,6 +1,6 @@
 //! Where a group begins in the partitions that come to it.
 
-use super::commits::Place;
+use super::commits::TopicPartition;
 use super::group::{Client, Group, LOOK};
 use crate::broker::{Position, Start, position_text};
 use crate::foreign;
@@ -18,7 +18,7 @@ impl Group {
         &self,
         client: &Client,
         list: &TopicPartitionList,
-    ) -> Option<Vec<(Place, Position)>> {
+    ) -> Option<Vec<(TopicPartition, Position)>> {
         let mut shown = false;
         loop {
             if self.is_closing() || client.assignment_lost() {
@@ -47,7 +47,7 @@ impl Group {
         &self,
         client: &Client,
         list: &TopicPartitionList,
-    ) -> KafkaResult<Vec<(Place, Position)>> {
+    ) -> KafkaResult<Vec<(TopicPartition, Position)>> {
         if list.count() == 0 {
             return Ok(Vec::new());
         }

@@ -1,6 +1,6 @@
 //! What a subscription's thread and the client's thread have in common.
 
-use super::commits::{Commits, Outcome, Place};
+use super::commits::{Commits, Outcome, TopicPartition};
 use super::mailbox::Mailbox;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::sync::{Mutex, OnceLock};
@@ -79,7 +79,7 @@ impl State {
     }
 
     /// Tells the subscription of commits that have failed.
-    pub(super) fn failed(&mut self, failed: Vec<(Place, String)>, partitions: &[Partition]) {
+    pub(super) fn failed(&mut self, failed: Vec<(TopicPartition, String)>, partitions: &[Partition]) {
         for (place, reason) in failed {
             if let Some(partition) = partitions.iter().find(|p| (p.topic, p.partition) == place) {
                 self.mailbox.tell(Polled::CommitFailed(*partition, reason));

@@ -2,7 +2,7 @@
 
 use super::client;
 use super::commit_later::begin_commit;
-use super::commits::{Answer, Place};
+use super::commits::{Answer, TopicPartition};
 use super::desk::Desk;
 use super::stall::Watch;
 use super::trouble::Kind;
@@ -72,7 +72,7 @@ impl Own {
         }
     }
 
-    fn take(&mut self, places: &[Place]) -> Vec<Assigned> {
+    fn take(&mut self, places: &[TopicPartition]) -> Vec<Assigned> {
         let of = |p: &Partition| (p.topic, p.partition);
         let taken = self.assigned.extract_if(.., |a| places.contains(&of(&a.partition))).collect();
         self.changed();
@@ -122,7 +122,7 @@ impl ConsumerContext for Group {
         if !state.commits.is_expected() {
             return;
         }
-        let answers: Vec<(Place, KafkaResult<()>)> = list
+        let answers: Vec<(TopicPartition, KafkaResult<()>)> = list
             .elements()
             .iter()
             .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
@@ -175,12 +175,12 @@ impl Group {
         &self.desk.spec
     }
 
-    pub(super) fn place(&self, topic: &str, partition: i32) -> Option<Place> {
+    pub(super) fn place(&self, topic: &str, partition: i32) -> Option<TopicPartition> {
         let topic = self.spec().topics.iter().position(|name| **name == *topic)?;
         Some((topic as u32, u32::try_from(partition).ok()?))
     }
 
-    fn places(&self, list: &TopicPartitionList) -> Vec<Place> {
+    fn places(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
         list.elements().iter().filter_map(|e| self.place(e.topic(), e.partition())).collect()
     }
 
