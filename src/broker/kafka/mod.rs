@@ -8,7 +8,6 @@
 mod answers;
 mod arena;
 mod begin;
-mod bell;
 mod client;
 mod commit_later;
 mod commits;
@@ -22,6 +21,7 @@ mod member;
 mod producer;
 mod properties;
 mod publishes;
+mod queue_waker;
 mod stall;
 #[cfg(test)]
 mod tests;

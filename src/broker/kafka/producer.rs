@@ -6,10 +6,10 @@
 //! no caller is ever told to try again, which could not keep the order.
 
 use super::answers::{Answers, Client, Publish, Shared, no_such_topic, send};
-use super::bell::Bell;
 use super::client;
 use super::properties::Properties;
 use super::publishes::{Outcome, Publishes};
+use super::queue_waker::QueueWaker;
 use super::topics::{self, Creator, Layout};
 use super::trouble::Sign;
 use crate::broker::{BrokerError, PublishFault, Ticket};
@@ -181,19 +181,19 @@ impl Producer {
         let mut told_since = None;
         // ORDERING: Relaxed; nothing is handed over by it.
         while !self.is_closed.load(Ordering::Relaxed) {
-            let bell = self.client().and_then(|client| {
-                let bell = Bell::hang(client.clone(), parker.waker().clone())?;
-                Some((client, bell))
+            let queue_waker = self.client().and_then(|client| {
+                let queue_waker = QueueWaker::register(client.clone(), parker.waker().clone())?;
+                Some((client, queue_waker))
             });
-            let Some((client, bell)) = bell else {
+            let Some((client, queue_waker)) = queue_waker else {
                 if let Err(error) = self.renew() {
                     foreign::error!(%error, "no new producer; trying again");
                     parker.park_until(Some(Instant::now() + REST));
                 }
                 continue;
             };
-            if let Some(fatal) = self.serve(&client, &bell, &parker, &mut told_since) {
-                drop(bell);
+            if let Some(fatal) = self.serve(&client, &queue_waker, &parker, &mut told_since) {
+                drop(queue_waker);
                 self.replace(&client, &fatal);
             }
         }
@@ -206,7 +206,7 @@ impl Producer {
     fn serve(
         &self,
         client: &Client,
-        bell: &Bell,
+        queue_waker: &QueueWaker,
         parker: &Parker,
         told_since: &mut Option<Instant>,
     ) -> Option<String> {
@@ -214,7 +214,7 @@ impl Producer {
         // ORDERING: Relaxed; see `run`.
         while !self.is_closed.load(Ordering::Relaxed) {
             // Each poll serves one.
-            (0..bell.waiting()).for_each(|_| client.poll(Duration::ZERO));
+            (0..queue_waker.waiting()).for_each(|_| client.poll(Duration::ZERO));
             if let Some((_, reason)) = client.client().fatal_error() {
                 return Some(reason);
             }
@@ -229,7 +229,7 @@ impl Producer {
             self.watch(client, now, told_since);
             let ask_at = self.shared.trouble.lock().ask_at();
             let until = [rest_until, ask_at].into_iter().flatten().fold(now + TICK, Instant::min);
-            if bell.waiting() == 0 {
+            if queue_waker.waiting() == 0 {
                 parker.park_until(Some(until));
             }
         }
