@@ -1,8 +1,8 @@
 //! What a producer's client answers, and what is shared with it.
 
+use super::broker_health::BrokerHealth;
 use super::client;
 use super::publishes::{Number, Outcome, Publishes};
-use super::trouble::Trouble;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::record::Record;
 use crate::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) client: Mutex<Option<Arc<Client>>>,
     /// Topics that exist.
     pub(super) known: Mutex<HashSet<Arc<str>>>,
-    pub(super) trouble: Mutex<Trouble>,
+    pub(super) health: Mutex<BrokerHealth>,
     /// What the client said when it was refused.
     pub(super) refusal: Mutex<Option<String>>,
     pub(super) last_error: Mutex<Option<String>>,
@@ -51,7 +51,7 @@ impl ClientContext for Answers {
             self.0.refusal.lock().get_or_insert(text.clone());
         }
         if let Some(kind) = client::kind_of(code) {
-            self.0.trouble.lock().heard(kind, &text, Instant::now());
+            self.0.health.lock().heard(kind, &text, Instant::now());
         }
         *self.0.last_error.lock() = Some(text);
     }

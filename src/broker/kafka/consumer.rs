@@ -61,18 +61,18 @@ impl KafkaConsumer {
 
 impl Consumer for KafkaConsumer {
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
-        let (is_room_wanted, trouble) = {
+        let (is_room_wanted, problem) = {
             let mut state = self.desk.state.lock();
             // What is begun now would be repeated after a crash, all of it.
             let is_behind = state.commits.behind(Instant::now()) >= COMMITS_BEHIND;
             let budget = if is_behind { Budget { records: 0, ..budget } } else { budget };
             state.mailbox.take(budget, out);
-            (std::mem::take(&mut state.is_room_wanted), state.trouble.clone())
+            (std::mem::take(&mut state.is_room_wanted), state.problem.clone())
         };
         if is_room_wanted {
             self.desk.wake_member();
         }
-        trouble.map_or(Ok(()), |reason| Err(BrokerError::Transient(reason)))
+        problem.map_or(Ok(()), |reason| Err(BrokerError::Transient(reason)))
     }
 
     fn has_joined(&self) -> bool {

@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) mailbox: Mailbox,
     pub(super) commits: Commits<Waiter>,
     /// Why nothing goes on, if that is so.
-    pub(super) trouble: Option<String>,
+    pub(super) problem: Option<String>,
     pub(super) has_joined: bool,
     /// The client's thread waits for room.
     pub(super) is_room_wanted: bool,
@@ -46,7 +46,7 @@ impl Desk {
         let state = State {
             mailbox: Mailbox::new(bound),
             commits: Commits::new(),
-            trouble: None,
+            problem: None,
             has_joined: false,
             is_room_wanted: false,
             is_stopping_changed: false,

@@ -1,11 +1,11 @@
 //! What the client tells its thread inside a poll: partitions that come and go, answers to commits, errors.
 
+use super::broker_health::Kind;
 use super::client;
 use super::commit_later::begin_commit;
 use super::commits::{Answer, TopicPartition};
 use super::desk::Desk;
 use super::stall::Watch;
-use super::trouble::Kind;
 use crate::broker::{ConsumerSpec, Partition};
 use crate::foreign;
 use crate::sync::{Arc, Mutex};

@@ -1,6 +1,7 @@
 //! The thread of one member of a consumer group: it owns the client, and nothing else calls it.
 
 use super::arena::Arena;
+use super::broker_health::{BrokerHealth, Kind, Sign};
 use super::client;
 use super::desk::Desk;
 use super::flow::{Flow, Turn};
@@ -8,7 +9,6 @@ use super::group::{Client, Group};
 use super::headers::each_header;
 use super::properties::Properties;
 use super::topics;
-use super::trouble::{Kind, Sign, Trouble};
 use crate::broker::{BrokerError, Budget, Fetched};
 use crate::foreign;
 use crate::sync::Arc;
@@ -69,7 +69,7 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
         let End::Failed(reason) = end else { return };
         let group = &*setup.desk.spec.group;
         foreign::error!(reason, group, "the consumer has failed for good and is replaced");
-        setup.desk.state.lock().trouble = Some(reason);
+        setup.desk.state.lock().problem = Some(reason);
         setup.desk.wake_subscription();
         let until = Instant::now() + RENEW;
         while Instant::now() < until {
@@ -86,7 +86,7 @@ struct Member {
     parker: Arc<Parker>,
     client: Client,
     flow: Flow,
-    trouble: Trouble,
+    health: BrokerHealth,
     arena: Arena,
     /// What was in the arena, made before the lock is taken that the subscription waits for.
     fetched: Vec<(Fetched, usize)>,
@@ -110,7 +110,7 @@ impl Member {
             parker: parker.clone(),
             client,
             flow: Flow::new(),
-            trouble: Trouble::default(),
+            health: BrokerHealth::default(),
             arena: Arena::default(),
             fetched: Vec::new(),
             has_joined: false,
@@ -158,7 +158,7 @@ impl Member {
                 let has_room = !is_open && state.mailbox.room().0 != room;
                 (state.commits.due(now), has_room)
             };
-            until = [due, self.trouble.ask_at()].into_iter().flatten().fold(until, Instant::min);
+            until = [due, self.health.ask_at()].into_iter().flatten().fold(until, Instant::min);
             if is_drained && !has_room {
                 self.parker.park_until(Some(until));
             }
@@ -196,7 +196,7 @@ impl Member {
                 let mut state = self.desk.state.lock();
                 self.fetched.drain(..).for_each(|(fetched, bytes)| state.mailbox.push(fetched, bytes));
             }
-            self.trouble.works(Sign::Work);
+            self.health.works(Sign::Work);
             self.desk.wake_subscription();
         }
         is_drained
@@ -245,18 +245,18 @@ impl Member {
             (std::mem::take(&mut own.heard), std::mem::take(&mut own.has_worked))
         };
         for (kind, reason) in heard {
-            self.trouble.heard(kind, &reason, now);
+            self.health.heard(kind, &reason, now);
         }
         if has_worked {
-            self.trouble.works(Sign::Work);
+            self.health.works(Sign::Work);
         }
         if self.client.context().tell_overdue(now) {
             self.desk.wake_subscription();
         }
-        if self.trouble.ask_at().is_some_and(|at| now >= at) {
+        if self.health.ask_at().is_some_and(|at| now >= at) {
             match self.ask() {
-                Ok(()) => self.trouble.works(Sign::Answer),
-                Err(reason) => self.trouble.unanswered(&reason, Instant::now()),
+                Ok(()) => self.health.works(Sign::Answer),
+                Err(reason) => self.health.unanswered(&reason, Instant::now()),
             }
         }
         // The client's main thread answers that, so it is asked no longer than it matters.
@@ -266,21 +266,21 @@ impl Member {
         }
         let is_changed = {
             let mut state = self.desk.state.lock();
-            let trouble = self.trouble.reason();
+            let problem = self.health.reason();
             let is_long = |since| now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
             let joins = !state.has_joined && self.taken_since.is_some_and(is_long);
             state.has_joined |= joins;
             self.has_joined = state.has_joined;
-            let is_changed = joins || state.trouble.as_deref() != trouble;
+            let is_changed = joins || state.problem.as_deref() != problem;
             if is_changed {
-                state.trouble = trouble.map(str::to_owned);
+                state.problem = problem.map(str::to_owned);
             }
             is_changed
         };
         if is_changed {
             self.desk.wake_subscription();
         }
-        if self.trouble.reason().is_none() {
+        if self.health.reason().is_none() {
             self.find_stalled(now);
         }
     }
@@ -344,7 +344,7 @@ impl Member {
         let until = Instant::now() + FLUSH;
         while !self.desk.state.lock().commits.is_idle() {
             let now = Instant::now();
-            if now >= until || self.trouble.reason().is_some() {
+            if now >= until || self.health.reason().is_some() {
                 foreign::error!(
                     group = &*self.desk.spec.group,
                     "the last positions could not be committed; what was handled since the commits before comes again"

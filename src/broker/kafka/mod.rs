@@ -8,6 +8,7 @@
 mod answers;
 mod arena;
 mod begin;
+mod broker_health;
 mod client;
 mod commit_later;
 mod commits;
@@ -26,7 +27,6 @@ mod stall;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod trouble;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};
 use crate::config::{BusUrl, Config};
