@@ -27,7 +27,7 @@ impl Group {
             match self.ask_positions(client, list) {
                 Ok(positions) => {
                     if shown {
-                        self.desk.state.lock().problem = None;
+                        self.handoff.state.lock().problem = None;
                     }
                     return Some(positions);
                 }
@@ -35,8 +35,8 @@ impl Group {
                     let group = &self.spec().group;
                     let reason = format!("the positions of group `{group}` are not known yet: {error}");
                     shown = true;
-                    self.desk.state.lock().problem = Some(reason);
-                    self.desk.wake_subscription();
+                    self.handoff.state.lock().problem = Some(reason);
+                    self.handoff.wake_subscription();
                     self.parker.park_until(Some(Instant::now() + LOOK));
                 }
             }

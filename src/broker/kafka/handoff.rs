@@ -15,7 +15,7 @@ pub(super) type Waiter = Promise<Result<(), String>>;
 const RECORDS: usize = 4_096;
 const BYTES: usize = 4 << 20;
 
-pub(super) struct Desk {
+pub(super) struct Handoff {
     pub(super) spec: ConsumerSpec,
     pub(super) state: Mutex<State>,
     /// Wakes the client's thread, which sets it when it starts.
@@ -39,7 +39,7 @@ pub(super) struct State {
     pub(super) generations: u64,
 }
 
-impl Desk {
+impl Handoff {
     pub(super) fn new(spec: ConsumerSpec, subscription: Waker) -> Self {
         let Budget { records, bytes } = spec.budget;
         let bound = Budget { records: records.min(RECORDS), bytes: bytes.min(BYTES) };
