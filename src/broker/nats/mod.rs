@@ -8,7 +8,6 @@ mod api;
 mod consumer;
 mod demand;
 mod durable;
-mod forgiven;
 mod link;
 mod mailbox;
 mod member;
@@ -17,6 +16,7 @@ mod names;
 mod options;
 mod publish;
 mod recovery;
+mod returned;
 mod runtime;
 mod streams;
 

@@ -19,12 +19,12 @@ use super::acks::Acks;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
 use super::durable::Wanted;
-use super::forgiven;
 use super::link::Link;
 use super::mailbox::{Incoming, Mailbox};
 use super::message::Delivery;
 use super::publish::sleep_until;
 use super::recovery::{Arrived, Do, Gate};
+use super::returned;
 use crate::broker::{BrokerError, Partition, Position};
 use crate::foreign;
 use crate::sync::Arc;
@@ -377,11 +377,11 @@ impl Member {
                 .setup
                 .consumer
                 .metadata
-                .get(forgiven::KEY)
-                .map_or_else(HashMap::new, |text| forgiven::read(text));
+                .get(returned::KEY)
+                .map_or_else(HashMap::new, |text| returned::read(text));
             for Incoming { delivery, .. } in &mut held {
-                let forgiven = noted.get(&delivery.sequence).copied().unwrap_or(0);
-                delivery.times = delivery.times.saturating_sub(forgiven).max(1);
+                let returned = noted.get(&delivery.sequence).copied().unwrap_or(0);
+                delivery.times = delivery.times.saturating_sub(returned).max(1);
             }
             self.is_assigned = true;
             self.generation += 1;
