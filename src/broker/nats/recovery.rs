@@ -267,7 +267,7 @@ impl<T> Gate<T> {
     }
 
     /// One that was handed out is over, or was given back to the server.
-    pub(super) fn let_go(&mut self, sequence: u64) {
+    pub(super) fn forget(&mut self, sequence: u64) {
         self.in_hand.remove(&sequence);
     }
 }

@@ -258,7 +258,7 @@ impl Member {
             Some(Command::Turn { settled, taken }) => {
                 self.demand.taken(taken);
                 for sequence in settled {
-                    self.gate.let_go(sequence);
+                    self.gate.forget(sequence);
                     if let Some(reply) = self.replies.remove(&sequence) {
                         self.acknowledge(reply).await;
                     }
@@ -267,7 +267,7 @@ impl Member {
             }
             Some(Command::Confirm(promise)) => self.confirm_all(promise).await,
             Some(Command::GiveBack(sequence, delay)) => {
-                self.gate.let_go(sequence);
+                self.gate.forget(sequence);
                 if let Some(reply) = self.replies.remove(&sequence) {
                     self.given_back += 1;
                     self.give_back(reply, delay).await;

@@ -153,7 +153,7 @@ impl World {
                     if !self.effects.contains(&sequence) {
                         self.effects.push(sequence);
                     }
-                    self.process.gate.let_go(sequence);
+                    self.process.gate.forget(sequence);
                     self.process.acks.push(sequence);
                 }
             }
@@ -242,7 +242,7 @@ impl World {
         }
         for sequence in sequences {
             if self.process.handled.contains(&sequence) {
-                self.process.gate.let_go(sequence);
+                self.process.gate.forget(sequence);
                 self.process.acks.push(sequence);
             } else if !self.process.queue.contains(&sequence) {
                 self.process.queue.push(sequence);
