@@ -2,7 +2,7 @@
 //!
 //! A bus has one producer, with a thread that serves its answers, and each subscription one consumer, on a thread of its
 //! own that nothing else enters: publishers and subscriptions leave what they want at a handoff and are woken. Decisions are
-//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`trouble`], [`stall`]); what librdkafka is told is a
+//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`]); what librdkafka is told is a
 //! pure function ([`properties`]).
 
 mod answers;

@@ -193,7 +193,7 @@ impl Broker for NatsBroker {
                     })
                     .await
                 })?;
-            members.push((consumer::Member::new(topic.clone(), tell), member));
+            members.push((consumer::MemberHandle::new(topic.clone(), tell), member));
         }
         let mut sides = Vec::new();
         for (side, member) in members {
