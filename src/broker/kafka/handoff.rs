@@ -17,14 +17,14 @@ const BYTES: usize = 4 << 20;
 
 pub(super) struct Handoff {
     pub(super) spec: ConsumerSpec,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<HandoffState>,
     /// Wakes the client's thread, which sets it when it starts.
     pub(super) member: OnceLock<Waker>,
     subscription: Waker,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct State {
+pub(super) struct HandoffState {
     pub(super) mailbox: Mailbox,
     pub(super) commits: Commits<Waiter>,
     /// Why nothing goes on, if that is so.
@@ -43,7 +43,7 @@ impl Handoff {
     pub(super) fn new(spec: ConsumerSpec, subscription: Waker) -> Self {
         let Budget { records, bytes } = spec.budget;
         let bound = Budget { records: records.min(RECORDS), bytes: bytes.min(BYTES) };
-        let state = State {
+        let state = HandoffState {
             mailbox: Mailbox::new(bound),
             commits: Commits::new(),
             problem: None,
@@ -67,7 +67,7 @@ impl Handoff {
     }
 }
 
-impl State {
+impl HandoffState {
     /// Passes on what an answer to a commit led to. Who waited is to be told without the lock.
     pub(super) fn committed(
         &mut self,
