@@ -39,10 +39,10 @@ impl Member {
 
 /// A consumer group: its members and the positions that outlive them.
 #[derive(Default)]
-pub(super) struct Group(Mutex<State>);
+pub(super) struct Group(Mutex<GroupState>);
 
 #[derive(Default)]
-struct State {
+struct GroupState {
     last_member: u64,
     /// In the order of joining.
     members: Vec<Arc<Member>>,
@@ -181,7 +181,7 @@ impl Group {
     }
 }
 
-impl State {
+impl GroupState {
     fn slot(&mut self, topic: &Arc<Topic>, start: Start) -> usize {
         if let Some(known) = self.topics.iter().find(|known| Arc::ptr_eq(&known.topic, topic)) {
             return known.slot;
