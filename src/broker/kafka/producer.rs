@@ -9,7 +9,7 @@ use super::answers::{Answers, Client, Publish, Shared, no_such_topic, send};
 use super::broker_health::Sign;
 use super::client;
 use super::properties::Properties;
-use super::publishes::{Outcome, Publishes};
+use super::publishes::{DeliveryReport, Publishes};
 use super::queue_waker::QueueWaker;
 use super::topics::{self, Creator, Layout};
 use crate::broker::{BrokerError, PublishFault, Ticket};
@@ -157,10 +157,10 @@ impl Producer {
                     self.shared.known.lock().remove(&topic);
                     return false;
                 }
-                _ => match self.shared.outcome(&error, &topic) {
-                    Outcome::Answered(answer) => answer,
+                _ => match self.shared.report(&error, &topic) {
+                    DeliveryReport::Answered(answer) => answer,
                     // The thread replaces the client.
-                    Outcome::Returned => {
+                    DeliveryReport::Returned => {
                         line.close();
                         return false;
                     }
