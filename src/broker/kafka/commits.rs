@@ -49,7 +49,7 @@ pub(super) struct Commits<W> {
 
 /// What an answer leads to.
 #[derive(Debug)]
-pub(super) struct Outcome<W> {
+pub(super) struct CommitReport<W> {
     /// To be told, each with its result.
     pub(super) told: Vec<(W, Result<(), String>)>,
     /// Partitions whose commit has failed, and why.
@@ -162,8 +162,12 @@ impl<W> Commits<W> {
     }
 
     /// The broker answered what is under way.
-    pub(super) fn answered(&mut self, answer: impl Fn(TopicPartition) -> Answer, now: Instant) -> Outcome<W> {
-        let mut outcome = Outcome { told: Vec::new(), failed: Vec::new(), has_committed: false };
+    pub(super) fn answered(
+        &mut self,
+        answer: impl Fn(TopicPartition) -> Answer,
+        now: Instant,
+    ) -> CommitReport<W> {
+        let mut report = CommitReport { told: Vec::new(), failed: Vec::new(), has_committed: false };
         let mut again = BTreeMap::new();
         for (place, commit) in self.under_way.take().unwrap_or_default() {
             match answer(place) {
@@ -173,18 +177,18 @@ impl<W> Commits<W> {
                     if let Some(newer) = self.wanted.get(&place) {
                         self.uncommitted.insert(place, newer.since);
                     }
-                    outcome.has_committed = true;
-                    outcome.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
+                    report.has_committed = true;
+                    report.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
                 }
                 Answer::NotNow(_) if now.saturating_duration_since(commit.since) < PATIENCE => {
                     again.insert(place, commit);
                 }
                 Answer::NotNow(reason) | Answer::Failed(reason) => {
                     self.failing.insert(place, reason.clone());
-                    outcome
+                    report
                         .told
                         .extend(commit.waiters.into_iter().map(|waiter| (waiter, Err(reason.clone()))));
-                    outcome.failed.push((place, reason));
+                    report.failed.push((place, reason));
                 }
             }
         }
@@ -192,7 +196,7 @@ impl<W> Commits<W> {
             self.rest_until = Some(now + REST);
             self.take_back(again);
         }
-        outcome
+        report
     }
 
     /// The partition is not ours any more: who waits for its commit is to be told that.
@@ -273,8 +277,8 @@ mod tests {
                             stored.insert(*place, commit.offset);
                         }
                     }
-                    let outcome = commits.answered(answer, now);
-                    for (waiter, result) in outcome.told {
+                    let report = commits.answered(answer, now);
+                    for (waiter, result) in report.told {
                         let place = waiting.remove(&waiter).expect("told once");
                         if result.is_ok() {
                             prop_assert!(stored[&place] >= waiter, "told of a commit that is not stored");

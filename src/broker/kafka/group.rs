@@ -133,9 +133,9 @@ impl ConsumerContext for Group {
             let failed = own.or(result.as_ref().err());
             failed.map_or(Answer::Committed, failed_commit)
         };
-        let outcome = state.commits.answered(answer, Instant::now());
-        let has_committed = outcome.has_committed;
-        let told = state.committed(outcome, &partitions);
+        let report = state.commits.answered(answer, Instant::now());
+        let has_committed = report.has_committed;
+        let told = state.committed(report, &partitions);
         drop(state);
         self.own.lock().has_worked |= has_committed;
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
@@ -332,8 +332,8 @@ impl Group {
             .map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
         let told = {
             let mut state = self.handoff.state.lock();
-            let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, partitions)
+            let report = state.commits.answered(|_| answer.clone(), Instant::now());
+            state.committed(report, partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.handoff.wake_subscription();
@@ -347,8 +347,8 @@ impl Group {
         let answer = failed_commit(&error);
         let told = {
             let mut state = self.handoff.state.lock();
-            let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, &partitions)
+            let report = state.commits.answered(|_| answer.clone(), Instant::now());
+            state.committed(report, &partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.handoff.wake_subscription();

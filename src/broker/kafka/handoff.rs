@@ -1,6 +1,6 @@
 //! What a subscription's thread and the client's thread have in common.
 
-use super::commits::{Commits, Outcome, TopicPartition};
+use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::sync::{Mutex, OnceLock};
@@ -71,11 +71,11 @@ impl HandoffState {
     /// Passes on what an answer to a commit led to. Who waited is to be told without the lock.
     pub(super) fn committed(
         &mut self,
-        outcome: Outcome<Waiter>,
+        report: CommitReport<Waiter>,
         partitions: &[Partition],
     ) -> Vec<(Waiter, Result<(), String>)> {
-        self.failed(outcome.failed, partitions);
-        outcome.told
+        self.failed(report.failed, partitions);
+        report.told
     }
 
     /// Tells the subscription of commits that have failed.
