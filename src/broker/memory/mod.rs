@@ -283,9 +283,9 @@ impl MemoryBroker {
     /// `member` counts the members in the order in which they subscribed, from 0. False: there is no such member.
     pub fn expel(&self, group: &str, member: usize) -> bool {
         let group = self.0.groups.lock().get(group).cloned();
-        let mailed = group.and_then(|group| group.expel(member));
-        mailed.is_some_and(|mailed| {
-            mailed.wake();
+        let to_wake = group.and_then(|group| group.expel(member));
+        to_wake.is_some_and(|to_wake| {
+            to_wake.wake();
             true
         })
     }
@@ -394,9 +394,9 @@ impl Broker for MemoryBroker {
         let wakes = [self.0.members.register(wake.clone()), self.0.clock.register(wake.clone())];
         let mut groups = self.0.groups.lock();
         let group = groups.entry(spec.group.clone()).or_default().clone();
-        let (member, slots, mailed) = group.join(topics, spec.start, wake);
+        let (member, slots, to_wake) = group.join(topics, spec.start, wake);
         drop(groups);
-        mailed.wake();
+        to_wake.wake();
         Ok(Box::new(MemoryConsumer::new(self.0.clone(), group, member, slots, wakes)))
     }
 }
