@@ -82,7 +82,7 @@ impl HandoffState {
     pub(super) fn failed(&mut self, failed: Vec<(TopicPartition, String)>, partitions: &[Partition]) {
         for (place, reason) in failed {
             if let Some(partition) = partitions.iter().find(|p| (p.topic, p.partition) == place) {
-                self.mailbox.tell(Polled::CommitFailed(*partition, reason));
+                self.mailbox.push_event(Polled::CommitFailed(*partition, reason));
             }
         }
     }
