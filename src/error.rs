@@ -49,15 +49,6 @@ pub struct NameError {
 }
 
 /// Where a configuration value came from.
-///
-/// ```
-/// use keylane::{Config, ConfigError, Origin};
-///
-/// let Err(ConfigError::Value { origin, .. }) = Config::from_toml("publisher.records = 0") else {
-///     panic!("0 is out of range");
-/// };
-/// assert_eq!(origin, Origin::Toml);
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
@@ -204,11 +195,13 @@ pub enum UrlError {
 /// Why no bus came out of a URL or a configuration.
 ///
 /// ```
-/// use keylane::{BusUrl, ConnectError};
+/// use keylane::ConnectError;
 ///
-/// let url = BusUrl::parse("memory:").unwrap();
-/// let checked: Result<(), ConnectError> = url.scheme().require_feature();
-/// assert!(checked.is_ok());
+/// match keylane::connect("memory:").wait() {
+///     Ok(bus) => println!("connected: {bus:?}"),
+///     Err(ConnectError::Unreachable { addresses, .. }) => eprintln!("is a broker running at {addresses}?"),
+///     Err(error) => eprintln!("{error}"),
+/// }
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -33,43 +33,21 @@ pub struct HandlerError {
 
 impl HandlerError {
     /// An error that another attempt may not meet again.
-    ///
-    /// ```
-    /// assert!(!keylane::HandlerError::retriable("the database is away").is_terminal());
-    /// ```
     pub fn retriable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: error.into(), is_terminal: false }
     }
 
     /// An error that every other attempt would meet again; the remaining attempts are skipped.
-    ///
-    /// ```
-    /// assert!(keylane::HandlerError::terminal("no such account").is_terminal());
-    /// ```
     pub fn terminal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: error.into(), is_terminal: true }
     }
 
     /// Whether the remaining attempts are skipped.
-    ///
-    /// ```
-    /// use keylane::HandlerError;
-    ///
-    /// assert!(HandlerError::terminal("no such account").is_terminal());
-    /// assert!(!HandlerError::from("the bank does not answer").is_terminal());
-    /// ```
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
     /// The error that the handler met, to look at or downcast.
-    ///
-    /// ```
-    /// use keylane::HandlerError;
-    ///
-    /// let error = HandlerError::from("x".parse::<u8>().unwrap_err());
-    /// assert!(error.source().is::<std::num::ParseIntError>());
-    /// ```
     pub fn source(&self) -> &(dyn Error + Send + Sync + 'static) {
         &*self.source
     }

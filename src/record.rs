@@ -13,8 +13,10 @@ use std::time::SystemTime;
 ///
 /// ```
 /// let mut headers = keylane::Headers::new();
-/// headers.push("X-Trace-ID", "t-1");
-/// assert_eq!(headers.get("x-trace-id"), Some(&b"t-1"[..]));
+/// headers.push("Via", "gateway");
+/// headers.push("Via", "billing");
+/// assert_eq!(headers.get("via"), Some(&b"gateway"[..]), "the first, in any case");
+/// assert_eq!(headers.iter().count(), 2);
 /// ```
 #[derive(Clone)]
 pub struct Headers(Form);
@@ -37,36 +39,16 @@ enum Form {
 
 impl Headers {
     /// No headers; allocates nothing.
-    ///
-    /// ```
-    /// let headers = keylane::Headers::new();
-    /// assert_eq!(headers.len(), 0);
-    /// ```
     pub const fn new() -> Self {
         Self(Form::List(Vec::new()))
     }
 
     /// No headers, with room for `n`.
-    ///
-    /// ```
-    /// let mut headers = keylane::Headers::with_capacity(2);
-    /// assert!(headers.is_empty());
-    /// headers.push("Account", "acc-7");
-    /// assert_eq!(headers.len(), 1);
-    /// ```
     pub fn with_capacity(n: usize) -> Self {
         Self(Form::List(Vec::with_capacity(n)))
     }
 
     /// Adds a header behind those that are there. An equal name is not replaced.
-    ///
-    /// ```
-    /// let mut headers = keylane::Headers::new();
-    /// headers.push("Via", "gateway");
-    /// headers.push("Via", "billing");
-    /// let via: Vec<_> = headers.iter().map(|(_, value)| value).collect();
-    /// assert_eq!(via, [&b"gateway"[..], b"billing"]);
-    /// ```
     pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) {
         let header = (name.into(), value.into());
         match &mut self.0 {
@@ -82,27 +64,11 @@ impl Headers {
     }
 
     /// The value of the first header of this name, in any case.
-    ///
-    /// ```
-    /// let mut headers = keylane::Headers::new();
-    /// headers.push("Via", "gateway");
-    /// headers.push("Via", "billing");
-    /// assert_eq!(headers.get("VIA"), Some(&b"gateway"[..]));
-    /// assert_eq!(headers.get("Account"), None);
-    /// ```
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
     /// All headers in their order.
-    ///
-    /// ```
-    /// let mut headers = keylane::Headers::new();
-    /// headers.push("Account", "acc-7");
-    /// headers.push("Via", "gateway");
-    /// let names: Vec<_> = headers.iter().map(|(name, _)| name).collect();
-    /// assert_eq!(names, ["Account", "Via"]);
-    /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let (list, encoded): (&[Header], &[u8]) = match &self.0 {
             Form::List(list) => (list, &[]),
@@ -116,23 +82,11 @@ impl Headers {
     }
 
     /// How many headers there are, repeated names counted each.
-    ///
-    /// ```
-    /// let record = keylane::Record::new("paid").with_header("Via", "gateway").with_header("Via", "billing");
-    /// assert_eq!(record.headers.len(), 2);
-    /// ```
     pub fn len(&self) -> usize {
         self.iter().count()
     }
 
     /// Whether there is none.
-    ///
-    /// ```
-    /// use keylane::Record;
-    ///
-    /// assert!(Record::new("paid").headers.is_empty());
-    /// assert!(!Record::new("paid").with_header("Via", "gateway").headers.is_empty());
-    /// ```
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
@@ -232,6 +186,7 @@ impl Iterator for Encoded<'_> {
 /// assert_eq!(record.headers.get("via"), Some(&b"gateway"[..]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// What the broker partitions by, and one of the places where routing looks for the aggregate id.
     pub key: Option<Bytes>,
@@ -245,26 +200,11 @@ pub struct Record {
 
 impl Record {
     /// A record without a key or headers, made now.
-    ///
-    /// ```
-    /// use keylane::Record;
-    ///
-    /// let record = Record::new(r#"{"cents":995}"#);
-    /// assert_eq!(record.value, r#"{"cents":995}"#);
-    /// assert!(record.key.is_none() && record.headers.is_empty());
-    /// ```
     pub fn new(value: impl Into<Bytes>) -> Self {
         Self { key: None, value: value.into(), headers: Headers::new(), timestamp: SystemTime::now() }
     }
 
     /// The same record under this key.
-    ///
-    /// ```
-    /// use keylane::{Record, Route};
-    ///
-    /// let record = Record::new("paid").with_key("order-42");
-    /// assert_eq!(Route::Key.aggregate_id_of(&record).as_deref(), Some("order-42"));
-    /// ```
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.key = Some(key.into());
@@ -272,27 +212,20 @@ impl Record {
     }
 
     /// The same record with one more header.
-    ///
-    /// ```
-    /// use keylane::{Envelope, Record, Route};
-    ///
-    /// let record = Record::new("paid").with_header(Envelope::AGGREGATE_ID_HEADER, "order-42");
-    /// assert_eq!(Route::Auto.aggregate_id_of(&record).as_deref(), Some("order-42"));
-    /// ```
     #[must_use]
     pub fn with_header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) -> Self {
         self.headers.push(name, value);
         self
     }
 
+    /// The same record, made at this time.
+    #[must_use]
+    pub fn with_timestamp(mut self, timestamp: SystemTime) -> Self {
+        self.timestamp = timestamp;
+        self
+    }
+
     /// What the record takes of a limit in bytes: key, value, header names and header values.
-    ///
-    /// ```
-    /// use keylane::Record;
-    ///
-    /// assert_eq!(Record::new("paid").size(), 4);
-    /// assert_eq!(Record::new("paid").with_key("order-42").with_header("Via", "web").size(), 4 + 8 + 3 + 3);
-    /// ```
     pub fn size(&self) -> usize {
         self.key.as_ref().map_or(0, Bytes::len) + self.value.len() + self.headers.size()
     }

@@ -15,13 +15,13 @@ use std::sync::Arc;
 /// use keylane::Route;
 /// use std::sync::Arc;
 ///
-/// let by_header = Route::Header("Account".into());
+/// let bus = keylane::connect("memory:?topics=orders").wait()?;
 /// let by_prefix = Route::With(Arc::new(|record| {
 ///     let key = std::str::from_utf8(record.key?).ok()?;
 ///     Some(key.split('/').next()?.to_owned())
 /// }));
-/// assert!(matches!(Route::default(), Route::Auto));
-/// # drop((by_header, by_prefix));
+/// let orders = bus.subscribe("orders").group("billing").route(by_prefix).handle(|_| Ok(()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -73,7 +73,6 @@ impl fmt::Debug for Route {
 /// let by_tenant = Route::With(Arc::new(tenant));
 /// let record = Record::new("paid").with_header("X-Tenant-ID", "7");
 /// assert_eq!(by_tenant.aggregate_id_of(&record).as_deref(), Some("7"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]

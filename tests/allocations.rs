@@ -3,11 +3,8 @@
 #![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
 
 use keylane::memory::MemoryBroker;
-use keylane::pool::{Completion, Key, Pool, PoolBuilder, Request, RequestPool, Sending, Submitting};
-use keylane::{
-    Bus, Cancellation, Clock, Config, DeadLetter, Envelope, Event, ManualClock, Op, Receipt, Record,
-    Registration, Retry, Status, Subscription,
-};
+use keylane::pool::{Completion, Key, PoolBuilder, Request};
+use keylane::{Config, DeadLetter, Envelope, Record, Retry, Status};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -227,31 +224,4 @@ fn a_bus_does_not_grow_with_the_keys_ever_seen() {
         many.saturating_sub(few) < 512 << 10,
         "after 3,000 keys {few} bytes are held, after 100,000 {many}"
     );
-}
-
-#[test]
-fn handles_are_as_small_as_they_are() {
-    const POINTER: usize = size_of::<usize>();
-    let sizes = [
-        ("Bus", size_of::<Bus>(), POINTER),
-        ("Subscription", size_of::<Subscription>(), POINTER),
-        ("MemoryBroker", size_of::<MemoryBroker>(), POINTER),
-        ("Clock", size_of::<Clock>(), POINTER),
-        ("ManualClock", size_of::<ManualClock>(), POINTER),
-        ("Registration", size_of::<Registration>(), 2 * POINTER),
-        ("Cancellation", size_of::<Cancellation>(), POINTER),
-        ("Pool", size_of::<Pool<u64>>(), POINTER),
-        ("RequestPool", size_of::<RequestPool<u64, u64>>(), POINTER),
-        ("Key", size_of::<Key>(), 8),
-        ("Request", size_of::<Request<u64, u64>>(), 2 * POINTER),
-        ("Completion", size_of::<Completion<u64, u64>>(), 2 * POINTER),
-        ("Sending", size_of::<Sending<u64>>(), 6 * POINTER),
-        ("Submitting", size_of::<Submitting<u64, u64>>(), 8 * POINTER),
-        ("Op", size_of::<Op<()>>(), 3 * POINTER),
-        ("Receipt", size_of::<Receipt>(), 4 * POINTER),
-        ("Event", size_of::<Event>(), 5 * POINTER),
-    ];
-    for (name, size, expected) in sizes {
-        assert_eq!(size, expected, "the size of {name}");
-    }
 }

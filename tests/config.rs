@@ -1,9 +1,11 @@
 //! Configuration and bus URLs: what is taken, what is refused and in which words, and that no secret is printed.
 
 use keylane::Jitter;
-use keylane::config::{Attempts, BusUrl, Config, Credentials, Host, Scheme, ThenConfig, Workers};
+use keylane::config::{
+    Attempts, BusUrl, Config, Credentials, GroupProtocol, Host, Sasl, Scheme, Storage, ThenConfig, Workers,
+};
 use keylane::pool::Idle;
-use keylane::{ConfigError, ConnectError};
+use keylane::{ConfigError, ConnectError, Origin};
 use proptest::prelude::*;
 use serde::Deserialize as _;
 use std::collections::BTreeMap;
@@ -143,6 +145,70 @@ fn every_key_sets_its_own_value_and_no_other_from_toml_and_environment_alike() {
         let from_env = Config::load(Some(with), [(variable(key), text)]).unwrap();
         assert_eq!(from_env, from_toml, "{key}");
     }
+}
+
+#[test]
+fn each_word_means_its_variant() {
+    let read = |toml: &str| Config::from_toml(toml).unwrap_or_else(|error| panic!("{toml}: {error}"));
+    let protocols = [
+        ("cooperative-sticky", GroupProtocol::CooperativeSticky),
+        ("range", GroupProtocol::Range),
+        ("consumer", GroupProtocol::Consumer),
+    ];
+    for (word, protocol) in protocols {
+        assert_eq!(read(&format!("kafka.group_protocol = '{word}'")).kafka.group_protocol, protocol);
+    }
+    let mechanisms =
+        [("plain", Sasl::Plain), ("scram-sha-256", Sasl::ScramSha256), ("scram-sha-512", Sasl::ScramSha512)];
+    for (word, sasl) in mechanisms {
+        assert_eq!(read(&format!("kafka.sasl = '{word}'")).kafka.sasl, sasl);
+    }
+    for (word, storage) in [("file", Storage::File), ("memory", Storage::Memory)] {
+        assert_eq!(read(&format!("nats.storage = '{word}'")).nats.storage, storage);
+    }
+    for (word, jitter) in [("full", Jitter::Full), ("none", Jitter::None)] {
+        assert_eq!(read(&format!("subscription.retry.jitter = '{word}'")).subscription.retry.jitter, jitter);
+    }
+    for (value, attempts) in [("'forever'", Attempts::Forever), ("3", Attempts::Limited(3))] {
+        let toml = format!("subscription.retry.attempts = {value}");
+        assert_eq!(read(&toml).subscription.retry.attempts, attempts);
+    }
+    for (value, workers) in [("'auto'", Workers::Auto), ("4", Workers::Count(4))] {
+        assert_eq!(read(&format!("subscription.workers = {value}")).subscription.workers, workers);
+    }
+}
+
+#[test]
+fn the_document_that_the_docs_show_is_read() {
+    let docs = include_str!("../src/config/mod.rs").split("//! ```toml\n").nth(1).expect("there is one");
+    let lines = docs.lines().take_while(|line| *line != "//! ```");
+    let shown: Vec<&str> = lines.map(|line| line.trim_start_matches("//!")).collect();
+    let config = Config::from_toml(&shown.join("\n")).unwrap();
+    assert_eq!(config.subscription.retry.attempts, Attempts::Limited(5));
+    assert_eq!(config.publisher.records, 4096);
+}
+
+#[test]
+fn properties_of_a_client_are_kept_and_never_shown() {
+    let config = Config::from_toml("kafka.properties = { 'ssl.key.password' = 'hunter2' }").unwrap();
+    assert_eq!(config.kafka.properties["ssl.key.password"], "hunter2");
+    assert_eq!(format!("{:?}", config.kafka.properties), r#"{"ssl.key.password": ***}"#);
+}
+
+#[test]
+fn an_error_tells_where_its_value_came_from() {
+    let origin = |config: Result<Config, ConfigError>| match config {
+        Err(ConfigError::Value { origin, .. }) => origin,
+        other => panic!("{other:?}"),
+    };
+    let mut set = Config::default();
+    set.publisher.records = 0;
+    assert_eq!(origin(set.validate().map(|()| set)), Origin::Code);
+    assert_eq!(origin(Config::from_toml("publisher.records = 0")), Origin::Toml);
+    assert_eq!(origin(Config::from_toml("url = 'memory:?partitions=0'")), Origin::Url);
+    let variables = env(&[("KEYLANE_PUBLISHER__RECORDS", "0")]);
+    let name = "KEYLANE_PUBLISHER__RECORDS".to_owned();
+    assert_eq!(origin(Config::from_env(variables)), Origin::Environment(name));
 }
 
 #[test]

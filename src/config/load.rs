@@ -1,6 +1,7 @@
 //! How a [`Config`] is made: layer over layer, every key known, every value checked.
 
-use super::keys::{Input, KEYS, Key, SECTIONS};
+use super::input::Input;
+use super::keys::{KEYS, Key, SECTIONS};
 use super::suggest::distance;
 use super::{BusUrl, Config, Scheme, duration};
 use crate::error::{ConfigError, Origin, shown};
@@ -15,12 +16,6 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] for what is no TOML, an unknown key, or a value that its key does not take.
-    ///
-    /// ```
-    /// let config = keylane::Config::from_toml("url = 'memory:'\n[subscription.retry]\nattempts = 5")?;
-    /// assert_eq!(config.subscription.retry.attempts, keylane::config::Attempts::Limited(5));
-    /// # Ok::<(), keylane::ConfigError>(())
-    /// ```
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         Self::load(Some(text), [])
     }
@@ -45,12 +40,6 @@ impl Config {
     ///
     /// # Errors
     /// As [`from_env`](Self::from_env), and [`ConfigError::NotUtf8`].
-    ///
-    /// ```
-    /// let config = keylane::Config::from_process_env()?;
-    /// assert!(config.validate().is_ok(), "the ranges were checked");
-    /// # Ok::<(), keylane::ConfigError>(())
-    /// ```
     pub fn from_process_env() -> Result<Self, ConfigError> {
         let mut variables = Vec::new();
         for (name, value) in std::env::vars_os() {
@@ -70,15 +59,6 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] for what is no TOML, an unknown key, or a value that its key does not take.
-    ///
-    /// ```
-    /// use keylane::{Config, config::ThenConfig};
-    ///
-    /// let toml = "[subscription.then]\nkind = 'dead_letter'\ntopic = 'orders.dead'";
-    /// let config = Config::load(Some(toml), [("KEYLANE_SUBSCRIPTION__THEN__KIND".into(), "halt".into())])?;
-    /// assert_eq!(config.subscription.then, ThenConfig::Halt);
-    /// # Ok::<(), keylane::ConfigError>(())
-    /// ```
     pub fn load(
         toml: Option<&str>,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -96,15 +76,6 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] with the key, its value, and what it takes.
-    ///
-    /// ```
-    /// let mut config = keylane::Config::default();
-    /// config.url = "memory:?partitions=0".to_owned();
-    /// assert_eq!(
-    ///     config.validate().unwrap_err().to_string(),
-    ///     "`memory.partitions` = 0 in the bus URL is out of range; expected 1 to 1024"
-    /// );
-    /// ```
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.clone().resolve().map(drop)
     }

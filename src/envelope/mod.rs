@@ -3,6 +3,7 @@
 mod aggregate_id;
 mod encode;
 mod error;
+mod field;
 mod json;
 mod parse;
 mod rules;
@@ -15,7 +16,7 @@ pub(crate) use parse::{Parsed, parse_spans};
 pub use timestamp::{Timestamp, TimestampError};
 
 use error::EnvelopeErrorKind as Kind;
-use parse::Field;
+use field::Field;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -75,16 +76,6 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// The first rule that the record breaks, with its field and byte.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let record = br#"{"event_id":"e-1","aggregate_id":"order-42","event_type":"order.paid","event_version":1,
-    ///     "timestamp":"2025-10-31T08:00:00Z","payload":{"cents":995}}"#;
-    /// let paid = Envelope::parse(record)?;
-    /// assert_eq!((paid.aggregate_id(), paid.payload()), ("order-42", r#"{"cents":995}"#));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn parse(record: &'a [u8]) -> Result<Self, EnvelopeError> {
         Self::parse_with(record, &Limits::default())
     }
@@ -93,16 +84,6 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// The first rule that the record breaks, with its field and byte.
-    ///
-    /// ```
-    /// use keylane::{Envelope, EnvelopeErrorKind, Limits};
-    ///
-    /// let record = Envelope::new("order-42", "order.paid", 1, "[[995]]")?.encode();
-    /// let flat = Limits { max_depth: 2, ..Limits::default() };
-    /// assert_eq!(Envelope::parse_with(&record, &flat).unwrap_err().kind(), EnvelopeErrorKind::TooDeep);
-    /// assert!(Envelope::parse(&record).is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn parse_with(record: &'a [u8], limits: &Limits) -> Result<Self, EnvelopeError> {
         parse::parse_borrowed(record, limits)
     }
@@ -115,15 +96,6 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// The first argument that breaks its rule. A payload of `null` does: jxt-core writes such Envelopes but refuses
     /// to read them, so none is made here, though one that arrives is read.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, r#" {"cents": 995} "#)?;
-    /// assert_eq!(paid.payload(), r#"{"cents": 995}"#);
-    /// assert!(Envelope::new("order-42", "order.paid", 1, "null").is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn new(
         aggregate_id: impl Into<Cow<'a, str>>,
         event_type: impl Into<Cow<'a, str>>,
@@ -149,30 +121,12 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// It is blank or padded, or has control characters.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?.with_event_id("payment-7")?;
-    /// assert_eq!(paid.event_id(), "payment-7");
-    /// assert!(paid.with_event_id(" ").is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn with_event_id(mut self, event_id: impl Into<Cow<'a, str>>) -> Result<Self, EnvelopeError> {
         self.event_id = checked(Field::EventId, event_id)?;
         Ok(self)
     }
 
     /// Replaces the timestamp.
-    ///
-    /// ```
-    /// use keylane::{Envelope, Timestamp};
-    ///
-    /// let paid_at: Timestamp = "2025-10-31T08:00:00+08:00".parse()?;
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?.with_timestamp(paid_at);
-    /// assert_eq!(paid.timestamp().to_string(), "2025-10-31T08:00:00+08:00");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     #[must_use]
     pub fn with_timestamp(mut self, timestamp: Timestamp) -> Self {
         self.timestamp = timestamp;
@@ -183,15 +137,6 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// It is padded or only whitespace, or has control characters.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?.with_trace_id("t-1")?;
-    /// assert_eq!(paid.trace_id(), Some("t-1"));
-    /// assert_eq!(paid.with_trace_id("")?.trace_id(), None);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn with_trace_id(mut self, trace_id: impl Into<Cow<'a, str>>) -> Result<Self, EnvelopeError> {
         self.trace_id = Some(checked(Field::TraceId, trace_id)?).filter(|id| !id.is_empty());
         Ok(self)
@@ -201,15 +146,6 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// It is padded or only whitespace, or has control characters.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?.with_correlation_id("checkout-9")?;
-    /// assert_eq!(paid.correlation_id(), Some("checkout-9"));
-    /// assert!(paid.with_correlation_id("two\nlines").is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn with_correlation_id(
         mut self,
         correlation_id: impl Into<Cow<'a, str>>,
@@ -220,14 +156,6 @@ impl<'a> Envelope<'a> {
     }
 
     /// Sets the tenant id.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?.with_tenant_id(7);
-    /// assert_eq!(paid.tenant_id(), Some(7));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     #[must_use]
     pub fn with_tenant_id(mut self, tenant_id: i64) -> Self {
         self.tenant_id = Some(tenant_id);
@@ -235,17 +163,6 @@ impl<'a> Envelope<'a> {
     }
 
     /// The same Envelope, borrowing nothing. Copies what was borrowed.
-    ///
-    /// ```
-    /// use keylane::{Envelope, EnvelopeError};
-    ///
-    /// fn read(record: Vec<u8>) -> Result<Envelope<'static>, EnvelopeError> {
-    ///     Ok(Envelope::parse(&record)?.into_owned())
-    /// }
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert_eq!(read(paid.encode())?, paid);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn into_owned(self) -> Envelope<'static> {
         fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
             Cow::Owned(text.into_owned())
@@ -264,105 +181,41 @@ impl<'a> Envelope<'a> {
     }
 
     /// What tells this event from every other; a UUIDv7 if it was made here.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// let again = Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert_ne!(paid.event_id(), again.event_id());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn event_id(&self) -> &str {
         &self.event_id
     }
 
     /// The aggregate whose events are kept in order: 1 to 256 bytes of `A-Za-z0-9:_-./`.
-    ///
-    /// ```
-    /// let paid = keylane::Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert_eq!(paid.aggregate_id(), "order-42");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn aggregate_id(&self) -> &str {
         &self.aggregate_id
     }
 
     /// What happened, for instance `order.paid`.
-    ///
-    /// ```
-    /// let paid = keylane::Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert_eq!(paid.event_type(), "order.paid");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn event_type(&self) -> &str {
         &self.event_type
     }
 
     /// The version of the event's format, 1 or above.
-    ///
-    /// ```
-    /// let paid = keylane::Envelope::new("order-42", "order.paid", 3, "995")?;
-    /// assert_eq!(paid.event_version(), 3);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn event_version(&self) -> i64 {
         self.event_version
     }
 
     /// When it happened, by the clock of who made it.
-    ///
-    /// ```
-    /// use keylane::{Envelope, Timestamp};
-    ///
-    /// let before = Timestamp::now();
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert!(paid.timestamp().unix_seconds() >= before.unix_seconds());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp
     }
 
     /// The trace that it belongs to.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let paid = Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert_eq!(paid.trace_id(), None);
-    /// assert_eq!(paid.with_trace_id("t-1")?.trace_id(), Some("t-1"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn trace_id(&self) -> Option<&str> {
         self.trace_id.as_deref()
     }
 
     /// The business transaction that it belongs to.
-    ///
-    /// ```
-    /// use keylane::Envelope;
-    ///
-    /// let placed = Envelope::new("order-42", "order.placed", 1, "995")?.with_correlation_id("checkout-9")?;
-    /// let mut paid = Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// if let Some(id) = placed.correlation_id() {
-    ///     paid = paid.with_correlation_id(id)?;
-    /// }
-    /// assert_eq!(paid.correlation_id(), Some("checkout-9"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn correlation_id(&self) -> Option<&str> {
         self.correlation_id.as_deref()
     }
 
     /// The tenant that it belongs to.
-    ///
-    /// ```
-    /// let paid = keylane::Envelope::new("order-42", "order.paid", 1, "995")?;
-    /// assert_eq!(paid.tenant_id(), None);
-    /// assert_eq!(paid.with_tenant_id(7).tenant_id(), Some(7));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn tenant_id(&self) -> Option<i64> {
         self.tenant_id
     }
@@ -374,12 +227,6 @@ impl<'a> Envelope<'a> {
     ///
     /// # Panics
     /// Never: what was parsed or given was UTF-8 as a whole, and is cut only at ASCII.
-    ///
-    /// ```
-    /// let paid = keylane::Envelope::new("order-42", "order.paid", 1, r#"{"cents":  995}"#)?;
-    /// assert_eq!(paid.payload(), r#"{"cents":  995}"#, "byte for byte");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn payload(&self) -> &str {
         std::str::from_utf8(&self.payload).expect("the payload was UTF-8 when it was parsed or given")
     }

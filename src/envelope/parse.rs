@@ -2,6 +2,7 @@
 
 use super::Envelope;
 use super::error::{EnvelopeError, EnvelopeErrorKind as Kind};
+use super::field::Field;
 use super::json::{Scanner, unescape};
 use super::rules::{check_event_version, check_read_text, invalid_timestamp};
 use super::timestamp::Timestamp;
@@ -28,63 +29,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_bytes: 1024 * 1024, max_depth: 128 }
-    }
-}
-
-/// The fields of an Envelope, in the order in which jxt-core writes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    EventId,
-    AggregateId,
-    EventType,
-    EventVersion,
-    Timestamp,
-    TraceId,
-    CorrelationId,
-    TenantId,
-    Payload,
-}
-
-impl Field {
-    const ALL: [Self; 9] = [
-        Self::EventId,
-        Self::AggregateId,
-        Self::EventType,
-        Self::EventVersion,
-        Self::Timestamp,
-        Self::TraceId,
-        Self::CorrelationId,
-        Self::TenantId,
-        Self::Payload,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        let opening = self.opening();
-        &opening[1..opening.len() - 2]
-    }
-
-    /// What a member with this name starts with when it is written without escapes and spaces.
-    fn opening(self) -> &'static str {
-        const OPENINGS: [&str; 9] = [
-            "\"event_id\":",
-            "\"aggregate_id\":",
-            "\"event_type\":",
-            "\"event_version\":",
-            "\"timestamp\":",
-            "\"trace_id\":",
-            "\"correlation_id\":",
-            "\"tenant_id\":",
-            "\"payload\":",
-        ];
-        OPENINGS[self as usize]
-    }
-
-    pub(super) fn is_optional(self) -> bool {
-        matches!(self, Self::TraceId | Self::CorrelationId | Self::TenantId)
-    }
-
-    fn bit(self) -> u16 {
-        1 << self as u16
     }
 }
 

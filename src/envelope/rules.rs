@@ -4,7 +4,7 @@
 
 use super::aggregate_id::{AggregateIdFault, check_aggregate_id};
 use super::error::{EnvelopeError, EnvelopeErrorKind as Kind};
-use super::parse::Field;
+use super::field::Field;
 use super::timestamp::TimestampError;
 
 /// Text that may travel in a header and come out as it went in.

@@ -4,14 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 /// Where a record stands, as health, logs and operators name it.
-///
-/// ```
-/// use keylane::Place;
-///
-/// let place = Place { topic: "orders".to_owned(), partition: 1, offset: 7, key: Some("order-42".to_owned()) };
-/// assert_eq!(place.to_string(), "offset 7 of `orders`/1, key `order-42`");
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct Place {
     /// The topic.
     pub topic: String,
@@ -34,18 +28,6 @@ impl fmt::Display for Place {
 }
 
 /// What a subscription is doing.
-///
-/// ```
-/// use keylane::Status;
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-/// orders.ready().wait()?;
-/// assert_eq!(orders.health().status, Status::Running);
-/// orders.drain(std::time::Duration::from_secs(10)).wait();
-/// assert_eq!(orders.health().status, Status::Closed);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
@@ -67,25 +49,20 @@ pub enum Status {
 ///
 /// ```
 /// use keylane::Problem;
-/// # use keylane::{Envelope, HandlerError};
-/// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
-/// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
-/// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
-/// # })?;
-/// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
 ///
-/// while orders.held().is_empty() {
-///     std::thread::yield_now();
+/// fn alarm(problem: &Problem) -> Option<String> {
+///     match problem {
+///         Problem::Held { place, error, .. } => Some(format!("an operator has to look at {place}: {error}")),
+///         Problem::Broker { .. } | Problem::Hung { .. } => Some(problem.to_string()),
+///         _ => None,
+///     }
 /// }
-/// let problems = orders.health().problems;
-/// let Some(Problem::Held { place, error, .. }) = problems.first() else { panic!("{problems:?}") };
-/// assert_eq!((place.key.as_deref(), &error[..]), (Some("order-42"), "no such account"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
     /// A key waits for an operator.
+    #[non_exhaustive]
     Held {
         /// Its first record.
         place: Place,
@@ -95,6 +72,7 @@ pub enum Problem {
         age: Duration,
     },
     /// A key waits for its next attempt, or for its dead letter to be written.
+    #[non_exhaustive]
     Failing {
         /// Its first record.
         place: Place,
@@ -106,6 +84,7 @@ pub enum Problem {
         age: Duration,
     },
     /// A blocking handler runs for longer than `hung_after`; its worker's other keys wait for it.
+    #[non_exhaustive]
     Hung {
         /// The record that it handles.
         place: Place,
@@ -114,6 +93,7 @@ pub enum Problem {
     },
     /// As many records or bytes as allowed are in flight, or a partition is as far beyond its watermark as allowed:
     /// nothing is fetched until this record is over.
+    #[non_exhaustive]
     WindowFull {
         /// The oldest record that is not over.
         place: Place,
@@ -121,6 +101,7 @@ pub enum Problem {
         age: Duration,
     },
     /// The broker does not answer.
+    #[non_exhaustive]
     Broker {
         /// What it said last.
         error: String,
@@ -150,18 +131,18 @@ impl fmt::Display for Problem {
 /// The state of a subscription, and all that stops or slows it.
 ///
 /// ```
-/// use keylane::{Health, Problem, Status};
+/// use keylane::{Health, Status};
 ///
 /// fn status_code(health: &Health) -> u16 {
-///     let is_broken = matches!(health.status, Status::Halted(_)) || !health.problems.is_empty();
-///     if is_broken { 503 } else { 200 }
+///     match health.status {
+///         Status::Halted(_) => 500,
+///         _ if health.problems.is_empty() => 200,
+///         _ => 503,
+///     }
 /// }
-/// let mut health = Health { status: Status::Running, problems: Vec::new() };
-/// assert_eq!(status_code(&health), 200);
-/// health.status = Status::Halted("no such account".to_owned());
-/// assert_eq!(status_code(&health), 503);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Health {
     /// What it is doing.
     pub status: Status,
@@ -171,14 +152,63 @@ pub struct Health {
 
 impl Health {
     /// Whether it runs and nothing is wrong.
-    ///
-    /// ```
-    /// use keylane::{Health, Status};
-    ///
-    /// assert!(Health { status: Status::Running, problems: vec![] }.is_healthy());
-    /// assert!(!Health { status: Status::Paused, problems: vec![] }.is_healthy(), "it does not run");
-    /// ```
     pub fn is_healthy(&self) -> bool {
         self.problems.is_empty() && matches!(self.status, Status::Running)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(key: Option<&str>) -> Place {
+        Place { topic: "orders".to_owned(), partition: 1, offset: 7, key: key.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_problem_names_its_record_its_age_and_its_reason() {
+        let (error, age) = ("no such account".to_owned(), Duration::from_millis(90_500));
+        let place = || place(Some("order-42"));
+        let at = "offset 7 of `orders`/1, key `order-42`";
+        for (problem, text) in [
+            (
+                Problem::Held { place: place(), error: error.clone(), age },
+                format!("{at} is held for an operator since 90.5s: no such account"),
+            ),
+            (
+                Problem::Failing { place: place(), error: error.clone(), attempts: 3, age },
+                format!("{at} fails since 90.5s (3 attempts): no such account"),
+            ),
+            (
+                Problem::Hung { place: place(), age },
+                format!("the handler of {at} has been running for 90.5s"),
+            ),
+            (
+                Problem::WindowFull { place: place(), age },
+                format!("nothing is fetched since 90.5s: the window is full behind {at}"),
+            ),
+            (
+                Problem::Broker { error, age },
+                "the broker does not answer since 90.5s: no such account".to_owned(),
+            ),
+        ] {
+            assert_eq!(problem.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_key_says_so() {
+        assert_eq!(place(None).to_string(), "offset 7 of `orders`/1, without a key");
+    }
+
+    #[test]
+    fn only_what_runs_without_a_problem_is_healthy() {
+        let health = |status, problems| Health { status, problems };
+        let away = Problem::Broker { error: "away".to_owned(), age: Duration::ZERO };
+        assert!(health(Status::Running, vec![]).is_healthy());
+        assert!(!health(Status::Running, vec![away]).is_healthy());
+        for status in [Status::Starting, Status::Paused, Status::Draining, Status::Closed] {
+            assert!(!health(status, vec![]).is_healthy());
+        }
     }
 }

@@ -22,20 +22,12 @@ macro_rules! counters {
         /// otherwise; each since the start.
         ///
         /// ```
-        /// use keylane::Record;
+        /// use keylane::Stats;
         ///
-        /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-        /// let orders = bus.subscribe("orders").group("billing").handle(|event| {
-        ///     if event.value() == b"paid" { Ok(()) } else { Err("not paid".into()) }
-        /// })?;
-        /// bus.publish("orders", Record::new("paid")).wait()?;
-        /// bus.publish("orders", Record::new("placed")).wait()?;
-        /// while orders.stats().succeeded + orders.stats().discarded < 2 {
-        ///     std::thread::yield_now();
+        /// fn line(stats: &Stats) -> String {
+        ///     let mean = stats.handling_time / (stats.succeeded + stats.failed).max(1) as u32;
+        ///     format!("{} handled in {mean:?} each, {} failed", stats.succeeded, stats.failed)
         /// }
-        /// let stats = orders.stats();
-        /// assert_eq!((stats.succeeded, stats.failed, stats.retried), (1, 1, 0));
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]

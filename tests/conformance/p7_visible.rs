@@ -148,7 +148,7 @@ pub fn hung(backend: &dyn Backend) -> Checked {
     backend.publish(&bus, &cluster.topic("orders"), numbered(&key, 0).into())()?;
     let found = eventually("the hung handler shows in health with its key and age", || {
         shows(&subscription, |problem| match problem {
-            Problem::Hung { place, age } => {
+            Problem::Hung { place, age, .. } => {
                 place.key.as_deref() == Some(&key) && *age >= Duration::from_millis(100)
             }
             _ => false,

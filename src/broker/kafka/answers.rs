@@ -1,8 +1,8 @@
 //! What a producer's client answers, and what is shared with it.
 
+use super::broker_health::BrokerHealth;
 use super::client;
-use super::publishes::{Number, Outcome, Publishes};
-use super::trouble::Trouble;
+use super::publishes::{DeliveryReport, Number, Publishes};
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::record::Record;
 use crate::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) client: Mutex<Option<Arc<Client>>>,
     /// Topics that exist.
     pub(super) known: Mutex<HashSet<Arc<str>>>,
-    pub(super) trouble: Mutex<Trouble>,
+    pub(super) health: Mutex<BrokerHealth>,
     /// What the client said when it was refused.
     pub(super) refusal: Mutex<Option<String>>,
     pub(super) last_error: Mutex<Option<String>>,
@@ -51,7 +51,7 @@ impl ClientContext for Answers {
             self.0.refusal.lock().get_or_insert(text.clone());
         }
         if let Some(kind) = client::kind_of(code) {
-            self.0.trouble.lock().heard(kind, &text, Instant::now());
+            self.0.health.lock().heard(kind, &text, Instant::now());
         }
         *self.0.last_error.lock() = Some(text);
     }
@@ -61,14 +61,14 @@ impl ProducerContext for Answers {
     type DeliveryOpaque = Number;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: Number) {
-        let outcome = match result {
-            Ok(message) => Outcome::Answered(Ok(Stored {
+        let report = match result {
+            Ok(message) => DeliveryReport::Answered(Ok(Stored {
                 partition: message.partition() as u32,
                 offset: message.offset() as u64,
             })),
-            Err((error, message)) => self.0.outcome(error, message.topic()),
+            Err((error, message)) => self.0.report(error, message.topic()),
         };
-        let ended = self.0.line.lock().ended(number, outcome);
+        let ended = self.0.line.lock().ended(number, report);
         // Without the lock: the publisher goes on from here with its next publishes.
         if let Some((publish, answer)) = ended {
             publish.ticket.answer(answer);
@@ -78,9 +78,9 @@ impl ProducerContext for Answers {
 
 impl Shared {
     /// What an error of the client means for a publish.
-    pub(super) fn outcome(&self, error: &KafkaError, topic: &str) -> Outcome<Answer> {
+    pub(super) fn report(&self, error: &KafkaError, topic: &str) -> DeliveryReport<Answer> {
         use RDKafkaErrorCode as E;
-        let refused = |reason: String| Outcome::Answered(Err(PublishFault::Permanent(reason)));
+        let refused = |reason: String| DeliveryReport::Answered(Err(PublishFault::Permanent(reason)));
         match error.rdkafka_error_code() {
             // The client is given up, or an error poisons its numbering: nothing may pass this publish.
             Some(
@@ -94,7 +94,7 @@ impl Shared {
                 | E::InvalidProducerEpoch
                 | E::InvalidProducerIdMapping
                 | E::GaplessGuarantee,
-            ) => Outcome::Returned,
+            ) => DeliveryReport::Returned,
             Some(E::UnknownTopic | E::UnknownPartition | E::UnknownTopicOrPartition) => {
                 self.known.lock().remove(topic);
                 refused(no_such_topic(topic))

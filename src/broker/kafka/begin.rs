@@ -1,6 +1,6 @@
 //! Where a group begins in the partitions that come to it.
 
-use super::commits::Place;
+use super::commits::TopicPartition;
 use super::group::{Client, Group, LOOK};
 use crate::broker::{Position, Start, position_text};
 use crate::foreign;
@@ -18,7 +18,7 @@ impl Group {
         &self,
         client: &Client,
         list: &TopicPartitionList,
-    ) -> Option<Vec<(Place, Position)>> {
+    ) -> Option<Vec<(TopicPartition, Position)>> {
         let mut shown = false;
         loop {
             if self.is_closing() || client.assignment_lost() {
@@ -27,7 +27,7 @@ impl Group {
             match self.ask_positions(client, list) {
                 Ok(positions) => {
                     if shown {
-                        self.desk.state.lock().trouble = None;
+                        self.handoff.state.lock().problem = None;
                     }
                     return Some(positions);
                 }
@@ -35,8 +35,8 @@ impl Group {
                     let group = &self.spec().group;
                     let reason = format!("the positions of group `{group}` are not known yet: {error}");
                     shown = true;
-                    self.desk.state.lock().trouble = Some(reason);
-                    self.desk.wake_subscription();
+                    self.handoff.state.lock().problem = Some(reason);
+                    self.handoff.wake_subscription();
                     self.parker.park_until(Some(Instant::now() + LOOK));
                 }
             }
@@ -47,7 +47,7 @@ impl Group {
         &self,
         client: &Client,
         list: &TopicPartitionList,
-    ) -> KafkaResult<Vec<(Place, Position)>> {
+    ) -> KafkaResult<Vec<(TopicPartition, Position)>> {
         if list.count() == 0 {
             return Ok(Vec::new());
         }

@@ -1,7 +1,7 @@
 //! What all clients of librdkafka share: how they are made, what their errors mean, and where their log lines go.
 
+use super::broker_health::Kind;
 use super::properties::{self, Properties};
-use super::trouble::Kind;
 use crate::config::Config;
 use crate::error::{ConfigError, Origin, shown_path};
 use crate::foreign;
@@ -61,7 +61,7 @@ pub(super) fn configuration(properties: &Properties) -> ClientConfig {
     configuration
 }
 
-/// Where librdkafka's log lines go. Trouble is told by the bus itself, with its begin and its end, so that these are for
+/// Where librdkafka's log lines go. What is wrong is told by the bus itself, with its begin and its end, so that these are for
 /// who looks closer.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     // A property may be for consumers alone or for producers alone, and each kind of client is given all.

@@ -1,8 +1,7 @@
 //! A commit whose answer comes by a poll.
 
-use super::group::Client;
 use rdkafka::bindings::{rd_kafka_commit_queue, rd_kafka_queue_destroy, rd_kafka_queue_get_consumer};
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{IsError as _, KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::ptr;
@@ -11,7 +10,10 @@ use std::ptr;
 ///
 /// By hand: for the crate's own asynchronous commit librdkafka tells nobody how it ended, since the crate sets no
 /// callback in its configuration and names no queue.
-pub(super) fn begin_commit(client: &Client, list: &TopicPartitionList) -> KafkaResult<()> {
+pub(super) fn begin_commit<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+) -> KafkaResult<()> {
     let native = client.client().native_ptr();
     // SAFETY: the client lives through the call.
     let queue = unsafe { rd_kafka_queue_get_consumer(native) };

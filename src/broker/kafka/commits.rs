@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Topic and partition.
-pub(super) type Place = (u32, u32);
+pub(super) type TopicPartition = (u32, u32);
 
 /// How long a commit rests that the group could not take just now.
 const REST: Duration = Duration::from_millis(50);
@@ -37,23 +37,23 @@ pub(super) struct Commit<W> {
 
 #[derive(Debug)]
 pub(super) struct Commits<W> {
-    wanted: BTreeMap<Place, Commit<W>>,
-    under_way: Option<BTreeMap<Place, Commit<W>>>,
+    wanted: BTreeMap<TopicPartition, Commit<W>>,
+    under_way: Option<BTreeMap<TopicPartition, Commit<W>>>,
     /// Answers that are still to come and that nobody needs.
     overtaken: u32,
-    failing: BTreeMap<Place, String>,
+    failing: BTreeMap<TopicPartition, String>,
     /// Since when a position is wanted committed and none has been.
-    uncommitted: BTreeMap<Place, Instant>,
+    uncommitted: BTreeMap<TopicPartition, Instant>,
     rest_until: Option<Instant>,
 }
 
 /// What an answer leads to.
 #[derive(Debug)]
-pub(super) struct Outcome<W> {
+pub(super) struct CommitReport<W> {
     /// To be told, each with its result.
     pub(super) told: Vec<(W, Result<(), String>)>,
     /// Partitions whose commit has failed, and why.
-    pub(super) failed: Vec<(Place, String)>,
+    pub(super) failed: Vec<(TopicPartition, String)>,
     pub(super) has_committed: bool,
 }
 
@@ -73,7 +73,7 @@ impl<W> Commits<W> {
     /// if none has passed since.
     pub(super) fn want(
         &mut self,
-        place: Place,
+        place: TopicPartition,
         offset: u64,
         metadata: String,
         waiter: Option<W>,
@@ -95,13 +95,13 @@ impl<W> Commits<W> {
     }
 
     /// Whether a position of this partition waits to be committed, or is on its way.
-    pub(super) fn wants(&self, place: Place) -> bool {
+    pub(super) fn wants(&self, place: TopicPartition) -> bool {
         self.wanted.contains_key(&place)
             || self.under_way.as_ref().is_some_and(|under_way| under_way.contains_key(&place))
     }
 
     /// Partitions whose commit has had no answer for so long that it counts as failed, each told once; it may pass yet.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Place, String)> {
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(TopicPartition, String)> {
         let mut overdue = Vec::new();
         for place in self.under_way.iter().flat_map(BTreeMap::keys) {
             let since = self.uncommitted.get(place).filter(|_| !self.failing.contains_key(place));
@@ -125,7 +125,7 @@ impl<W> Commits<W> {
     }
 
     /// What is to be committed now; it is under way from here on.
-    pub(super) fn begin(&mut self, now: Instant) -> Option<&BTreeMap<Place, Commit<W>>> {
+    pub(super) fn begin(&mut self, now: Instant) -> Option<&BTreeMap<TopicPartition, Commit<W>>> {
         self.due(now).filter(|due| *due <= now)?;
         self.rest_until = None;
         self.under_way = Some(std::mem::take(&mut self.wanted));
@@ -140,7 +140,7 @@ impl<W> Commits<W> {
         self.take_back(under_way);
     }
 
-    fn take_back(&mut self, commits: BTreeMap<Place, Commit<W>>) {
+    fn take_back(&mut self, commits: BTreeMap<TopicPartition, Commit<W>>) {
         for (place, mut commit) in commits {
             match self.wanted.get_mut(&place) {
                 None => drop(self.wanted.insert(place, commit)),
@@ -162,8 +162,12 @@ impl<W> Commits<W> {
     }
 
     /// The broker answered what is under way.
-    pub(super) fn answered(&mut self, answer: impl Fn(Place) -> Answer, now: Instant) -> Outcome<W> {
-        let mut outcome = Outcome { told: Vec::new(), failed: Vec::new(), has_committed: false };
+    pub(super) fn answered(
+        &mut self,
+        answer: impl Fn(TopicPartition) -> Answer,
+        now: Instant,
+    ) -> CommitReport<W> {
+        let mut report = CommitReport { told: Vec::new(), failed: Vec::new(), has_committed: false };
         let mut again = BTreeMap::new();
         for (place, commit) in self.under_way.take().unwrap_or_default() {
             match answer(place) {
@@ -173,18 +177,18 @@ impl<W> Commits<W> {
                     if let Some(newer) = self.wanted.get(&place) {
                         self.uncommitted.insert(place, newer.since);
                     }
-                    outcome.has_committed = true;
-                    outcome.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
+                    report.has_committed = true;
+                    report.told.extend(commit.waiters.into_iter().map(|waiter| (waiter, Ok(()))));
                 }
                 Answer::NotNow(_) if now.saturating_duration_since(commit.since) < PATIENCE => {
                     again.insert(place, commit);
                 }
                 Answer::NotNow(reason) | Answer::Failed(reason) => {
                     self.failing.insert(place, reason.clone());
-                    outcome
+                    report
                         .told
                         .extend(commit.waiters.into_iter().map(|waiter| (waiter, Err(reason.clone()))));
-                    outcome.failed.push((place, reason));
+                    report.failed.push((place, reason));
                 }
             }
         }
@@ -192,11 +196,11 @@ impl<W> Commits<W> {
             self.rest_until = Some(now + REST);
             self.take_back(again);
         }
-        outcome
+        report
     }
 
     /// The partition is not ours any more: who waits for its commit is to be told that.
-    pub(super) fn forget(&mut self, place: Place) -> Vec<W> {
+    pub(super) fn forget(&mut self, place: TopicPartition) -> Vec<W> {
         self.failing.remove(&place);
         self.uncommitted.remove(&place);
         let under_way = self.under_way.as_mut().and_then(|commits| commits.remove(&place));
@@ -244,8 +248,8 @@ mod tests {
     /// that it did not store.
     fn run(ops: Vec<Op>, is_faulty: bool) -> Result<(), TestCaseError> {
         let (mut commits, mut now) = (Commits::new(), Instant::now());
-        let (mut offset, mut waiting, mut late) = (0_u64, BTreeMap::<u64, Place>::new(), 0);
-        let mut stored = BTreeMap::<Place, u64>::new();
+        let (mut offset, mut waiting, mut late) = (0_u64, BTreeMap::<u64, TopicPartition>::new(), 0);
+        let mut stored = BTreeMap::<TopicPartition, u64>::new();
         let end = [Op::Pass(10_000), Op::Begin, Op::Answer(0, false)].into_iter().cycle().take(12);
         for op in ops.into_iter().chain(end) {
             match op {
@@ -261,7 +265,8 @@ mod tests {
                     prop_assert!(commits.begin(now).is_none() || !is_busy, "two commits at once");
                 }
                 Op::Answer(failing, is_not_now) => {
-                    let answer = |(_, partition): Place| match (failing >> partition & 1, is_not_now) {
+                    let answer = |(_, partition): TopicPartition| match (failing >> partition & 1, is_not_now)
+                    {
                         (0, _) => Answer::Committed,
                         (_, true) => Answer::NotNow("rebalancing".into()),
                         (_, false) => Answer::Failed("planted".into()),
@@ -272,8 +277,8 @@ mod tests {
                             stored.insert(*place, commit.offset);
                         }
                     }
-                    let outcome = commits.answered(answer, now);
-                    for (waiter, result) in outcome.told {
+                    let report = commits.answered(answer, now);
+                    for (waiter, result) in report.told {
                         let place = waiting.remove(&waiter).expect("told once");
                         if result.is_ok() {
                             prop_assert!(stored[&place] >= waiter, "told of a commit that is not stored");

@@ -1,6 +1,6 @@
 //! One member of a consumer group, as its subscription's thread drives it: the near side of the mailbox.
 
-use super::desk::{Desk, Waiter};
+use super::handoff::{Handoff, Waiter};
 use super::{Leaving, member};
 use crate::broker::position_text::encode;
 use crate::broker::{
@@ -23,7 +23,7 @@ const COMMITS_BEHIND: Duration = Duration::from_secs(1);
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) struct KafkaConsumer {
-    desk: Arc<Desk>,
+    handoff: Arc<Handoff>,
     thread: Option<thread::JoinHandle<()>>,
     ended: Option<Op<()>>,
     leaving: Leaving,
@@ -32,7 +32,7 @@ pub(super) struct KafkaConsumer {
 impl KafkaConsumer {
     /// Joins the group, from a thread of its own.
     pub(super) fn start(setup: member::Setup, leaving: Leaving) -> Result<Self, BrokerError> {
-        let desk = setup.desk.clone();
+        let handoff = setup.handoff.clone();
         let (end, ended) = Op::pending(|| ());
         let (tell, started) = Op::pending(|| Err("its thread ended before it began".to_owned()));
         let run = move || {
@@ -40,12 +40,12 @@ impl KafkaConsumer {
             end.complete(());
         };
         let thread = thread::Builder::new()
-            .name(format!("keylane-kafka-{}", desk.spec.group))
+            .name(format!("keylane-kafka-{}", handoff.spec.group))
             .spawn(run)
             .map_err(|error| {
                 BrokerError::Transient(format!("the thread of the consumer could not be started: {error}"))
             })?;
-        let consumer = Self { desk, thread: Some(thread), ended: Some(ended), leaving };
+        let consumer = Self { handoff, thread: Some(thread), ended: Some(ended), leaving };
         match started.wait() {
             Ok(()) => Ok(consumer),
             Err(reason) => Err(BrokerError::Refused(reason)),
@@ -53,7 +53,7 @@ impl KafkaConsumer {
     }
 
     fn fenced(&self, partition: Partition) -> BrokerError {
-        let ConsumerSpec { topics, .. } = &self.desk.spec;
+        let ConsumerSpec { topics, .. } = &self.handoff.spec;
         let topic = topics[partition.topic as usize].to_string();
         BrokerError::Fenced { topic, partition: partition.partition }
     }
@@ -61,22 +61,22 @@ impl KafkaConsumer {
 
 impl Consumer for KafkaConsumer {
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
-        let (is_room_wanted, trouble) = {
-            let mut state = self.desk.state.lock();
+        let (is_room_wanted, problem) = {
+            let mut state = self.handoff.state.lock();
             // What is begun now would be repeated after a crash, all of it.
             let is_behind = state.commits.behind(Instant::now()) >= COMMITS_BEHIND;
             let budget = if is_behind { Budget { records: 0, ..budget } } else { budget };
             state.mailbox.take(budget, out);
-            (std::mem::take(&mut state.is_room_wanted), state.trouble.clone())
+            (std::mem::take(&mut state.is_room_wanted), state.problem.clone())
         };
         if is_room_wanted {
-            self.desk.wake_member();
+            self.handoff.wake_member();
         }
-        trouble.map_or(Ok(()), |reason| Err(BrokerError::Transient(reason)))
+        problem.map_or(Ok(()), |reason| Err(BrokerError::Transient(reason)))
     }
 
     fn has_joined(&self) -> bool {
-        self.desk.state.lock().has_joined
+        self.handoff.state.lock().has_joined
     }
 
     fn commit(
@@ -95,7 +95,7 @@ impl Consumer for KafkaConsumer {
             }
         };
         let failing = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             if !state.mailbox.holds(partition) {
                 drop(state);
                 return Err(self.fenced(partition));
@@ -103,17 +103,17 @@ impl Consumer for KafkaConsumer {
             let now = Instant::now();
             state.commits.want(place, position.watermark, text, waiter, now).map(str::to_owned)
         };
-        self.desk.wake_member();
+        self.handoff.wake_member();
         let Some(answer) = answer else {
             return failing.map_or(Ok(committed), |reason| Err(BrokerError::Transient(reason)));
         };
         match answer.wait_timeout(COMMIT_LIMIT) {
             Ok(Ok(())) => Ok(committed),
-            Ok(Err(_)) if !self.desk.state.lock().mailbox.holds(partition) => Err(self.fenced(partition)),
+            Ok(Err(_)) if !self.handoff.state.lock().mailbox.holds(partition) => Err(self.fenced(partition)),
             Ok(Err(reason)) => Err(BrokerError::Transient(reason)),
             Err(_) => Err(BrokerError::Transient(format!(
                 "the brokers did not answer a commit of group `{}` within {COMMIT_LIMIT:?}",
-                self.desk.spec.group
+                self.handoff.spec.group
             ))),
         }
     }
@@ -128,27 +128,27 @@ impl Consumer for KafkaConsumer {
 
     fn release(&mut self, partition: Partition) {
         {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             state.mailbox.release(partition);
             state.is_stopping_changed = true;
         }
-        self.desk.wake_member();
+        self.handoff.wake_member();
     }
 
     fn set_paused(&mut self, partition: Partition, is_paused: bool) {
         {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             state.mailbox.set_paused(partition, is_paused);
             state.is_stopping_changed = true;
         }
-        self.desk.wake_member();
+        self.handoff.wake_member();
     }
 }
 
 impl Drop for KafkaConsumer {
     fn drop(&mut self) {
-        self.desk.state.lock().is_closing = true;
-        self.desk.wake_member();
+        self.handoff.state.lock().is_closing = true;
+        self.handoff.wake_member();
         let has_ended = self.ended.take().is_none_or(|ended| ended.wait_timeout(LEAVE_LIMIT).is_ok());
         let Some(thread) = self.thread.take() else { return };
         if has_ended {
@@ -156,7 +156,7 @@ impl Drop for KafkaConsumer {
         } else {
             // No broker answers. Closing the bus waits for it once more.
             self.leaving.lock().push(thread);
-            foreign::warn!(group = &*self.desk.spec.group, "leaving the group goes on in the background");
+            foreign::warn!(group = &*self.handoff.spec.group, "leaving the group goes on in the background");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What the client tells its thread inside a poll: partitions that come and go, answers to commits, errors.
 
+use super::broker_health::Kind;
 use super::client;
 use super::commit_later::begin_commit;
-use super::commits::{Answer, Place};
-use super::desk::Desk;
+use super::commits::{Answer, TopicPartition};
+use super::handoff::Handoff;
 use super::stall::Watch;
-use super::trouble::Kind;
 use crate::broker::{ConsumerSpec, Partition};
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
@@ -72,7 +72,7 @@ impl Own {
         }
     }
 
-    fn take(&mut self, places: &[Place]) -> Vec<Assigned> {
+    fn take(&mut self, places: &[TopicPartition]) -> Vec<Assigned> {
         let of = |p: &Partition| (p.topic, p.partition);
         let taken = self.assigned.extract_if(.., |a| places.contains(&of(&a.partition))).collect();
         self.changed();
@@ -82,7 +82,7 @@ impl Own {
 
 /// The callbacks of one client.
 pub(super) struct Group {
-    pub(super) desk: Arc<Desk>,
+    pub(super) handoff: Arc<Handoff>,
     pub(super) parker: Arc<Parker>,
     pub(super) own: Mutex<Own>,
 }
@@ -118,11 +118,11 @@ impl ConsumerContext for Group {
             own.served += 1;
             own.partitions()
         };
-        let mut state = self.desk.state.lock();
+        let mut state = self.handoff.state.lock();
         if !state.commits.is_expected() {
             return;
         }
-        let answers: Vec<(Place, KafkaResult<()>)> = list
+        let answers: Vec<(TopicPartition, KafkaResult<()>)> = list
             .elements()
             .iter()
             .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
@@ -133,13 +133,13 @@ impl ConsumerContext for Group {
             let failed = own.or(result.as_ref().err());
             failed.map_or(Answer::Committed, failed_commit)
         };
-        let outcome = state.commits.answered(answer, Instant::now());
-        let has_committed = outcome.has_committed;
-        let told = state.committed(outcome, &partitions);
+        let report = state.commits.answered(answer, Instant::now());
+        let has_committed = report.has_committed;
+        let told = state.committed(report, &partitions);
         drop(state);
         self.own.lock().has_worked |= has_committed;
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
     }
 }
 
@@ -167,25 +167,25 @@ fn failed_commit(error: &KafkaError) -> Answer {
 }
 
 impl Group {
-    pub(super) fn new(desk: Arc<Desk>, parker: Arc<Parker>) -> Self {
-        Self { desk, parker, own: Mutex::default() }
+    pub(super) fn new(handoff: Arc<Handoff>, parker: Arc<Parker>) -> Self {
+        Self { handoff, parker, own: Mutex::default() }
     }
 
     pub(super) fn spec(&self) -> &ConsumerSpec {
-        &self.desk.spec
+        &self.handoff.spec
     }
 
-    pub(super) fn place(&self, topic: &str, partition: i32) -> Option<Place> {
+    pub(super) fn place(&self, topic: &str, partition: i32) -> Option<TopicPartition> {
         let topic = self.spec().topics.iter().position(|name| **name == *topic)?;
         Some((topic as u32, u32::try_from(partition).ok()?))
     }
 
-    fn places(&self, list: &TopicPartitionList) -> Vec<Place> {
+    fn places(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
         list.elements().iter().filter_map(|e| self.place(e.topic(), e.partition())).collect()
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.desk.state.lock().is_closing
+        self.handoff.state.lock().is_closing
     }
 
     /// Partitions come: finds where each begins, and has the client fetch from there.
@@ -207,7 +207,7 @@ impl Group {
         }
         let now = Instant::now();
         let mut own = self.own.lock();
-        let mut state = self.desk.state.lock();
+        let mut state = self.handoff.state.lock();
         for ((topic, partition), position) in positions {
             state.generations += 1;
             let partition = Partition { topic, partition, generation: state.generations };
@@ -219,7 +219,7 @@ impl Group {
         own.has_worked = true;
         state.has_joined = true;
         drop((state, own));
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
     }
 
     /// Partitions go: has the subscription finish what started and commit, while heartbeats go on without this thread.
@@ -234,7 +234,7 @@ impl Group {
             self.drain(client, &going);
         }
         let unheard = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             for gone in &going {
                 state.mailbox.release(gone.partition);
             }
@@ -255,22 +255,22 @@ impl Group {
 
     fn lose(&self, going: &[Assigned]) {
         {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             going.iter().for_each(|gone| state.mailbox.lose(gone.partition));
         }
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
     }
 
     fn drain(&self, client: &Client, going: &[Assigned]) {
         let until = Instant::now() + self.spec().drain_timeout + GRACE;
         let mut held: Vec<Partition> = Vec::new();
         {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             held.extend(going.iter().map(|gone| gone.partition).filter(|p| state.mailbox.revoke(*p)));
             // Its answer would come by a poll, and this is inside one.
             state.commits.overtake();
         }
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
         let partitions = {
             let own = self.own.lock();
             [own.partitions(), going.iter().map(|gone| gone.partition).collect()].concat()
@@ -278,7 +278,7 @@ impl Group {
         let uncommitted = loop {
             self.commit_now(client, &partitions);
             let (uncommitted, due) = {
-                let state = self.desk.state.lock();
+                let state = self.handoff.state.lock();
                 held.retain(|partition| state.mailbox.holds(*partition));
                 if state.is_closing {
                     drop(state);
@@ -308,16 +308,16 @@ impl Group {
              comes again to their next owners"
         );
         {
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             held.iter().for_each(|partition| state.mailbox.lose(*partition));
         }
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
     }
 
     /// Tells the subscription of commits that have had no answer for long. Whether there are any.
     pub(super) fn tell_overdue(&self, now: Instant) -> bool {
         let partitions = self.own.lock().partitions();
-        let mut state = self.desk.state.lock();
+        let mut state = self.handoff.state.lock();
         let overdue = state.commits.overdue(now);
         let is_any = !overdue.is_empty();
         state.failed(overdue, &partitions);
@@ -331,12 +331,12 @@ impl Group {
             .commit(&list, CommitMode::Sync)
             .map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
         let told = {
-            let mut state = self.desk.state.lock();
-            let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, partitions)
+            let mut state = self.handoff.state.lock();
+            let report = state.commits.answered(|_| answer.clone(), Instant::now());
+            state.committed(report, partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
     }
 
     /// Commits what is wanted; the answer comes by a poll.
@@ -346,16 +346,16 @@ impl Group {
         let partitions = self.own.lock().partitions();
         let answer = failed_commit(&error);
         let told = {
-            let mut state = self.desk.state.lock();
-            let outcome = state.commits.answered(|_| answer.clone(), Instant::now());
-            state.committed(outcome, &partitions)
+            let mut state = self.handoff.state.lock();
+            let report = state.commits.answered(|_| answer.clone(), Instant::now());
+            state.committed(report, &partitions)
         };
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
-        self.desk.wake_subscription();
+        self.handoff.wake_subscription();
     }
 
     fn next_commit(&self) -> Option<TopicPartitionList> {
-        let mut state = self.desk.state.lock();
+        let mut state = self.handoff.state.lock();
         let commits = state.commits.begin(Instant::now())?;
         let mut list = TopicPartitionList::with_capacity(commits.len());
         for ((topic, partition), commit) in commits {

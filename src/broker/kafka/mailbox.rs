@@ -11,7 +11,7 @@ pub(super) struct Mailbox {
     bound: Budget,
     /// What is told before any record.
     news: VecDeque<Polled>,
-    held: Vec<Held>,
+    held: Vec<PartitionQueue>,
     /// Where the next hand-out begins, so that a partition with much to give does not starve the others.
     first: usize,
     records: usize,
@@ -20,7 +20,7 @@ pub(super) struct Mailbox {
 
 /// A partition whose records may be handed out.
 #[derive(Debug)]
-struct Held {
+struct PartitionQueue {
     partition: Partition,
     queue: VecDeque<(Fetched, usize)>,
     is_paused: bool,
@@ -34,7 +34,12 @@ impl Mailbox {
 
     pub(super) fn assign(&mut self, partition: Partition, position: Position) {
         self.news.push_back(Polled::Assigned(partition, position));
-        self.held.push(Held { partition, queue: VecDeque::new(), is_paused: false, is_revoked: false });
+        self.held.push(PartitionQueue {
+            partition,
+            queue: VecDeque::new(),
+            is_paused: false,
+            is_revoked: false,
+        });
     }
 
     /// The partition is to be released: its records are handed out no more. False: there is nothing to wait for, since
@@ -91,8 +96,8 @@ impl Mailbox {
         self.index(partition).is_none_or(|index| self.held[index].is_paused || self.held[index].is_revoked)
     }
 
-    pub(super) fn tell(&mut self, news: Polled) {
-        self.news.push_back(news);
+    pub(super) fn push_event(&mut self, event: Polled) {
+        self.news.push_back(event);
     }
 
     /// Takes a record in, with its size; one of a partition that is not held is dropped.

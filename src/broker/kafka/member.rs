@@ -1,14 +1,14 @@
 //! The thread of one member of a consumer group: it owns the client, and nothing else calls it.
 
 use super::arena::Arena;
+use super::broker_health::{BrokerHealth, Kind, Sign};
 use super::client;
-use super::desk::Desk;
 use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
+use super::handoff::Handoff;
 use super::headers::each_header;
 use super::properties::Properties;
 use super::topics;
-use super::trouble::{Kind, Sign, Trouble};
 use crate::broker::{BrokerError, Budget, Fetched};
 use crate::foreign;
 use crate::sync::Arc;
@@ -35,7 +35,7 @@ const RENEW: Duration = Duration::from_secs(1);
 const WITHOUT_PARTITIONS: Duration = Duration::from_secs(3);
 
 pub(super) struct Setup {
-    pub(super) desk: Arc<Desk>,
+    pub(super) handoff: Arc<Handoff>,
     pub(super) properties: Properties,
 }
 
@@ -48,8 +48,8 @@ enum End {
 /// The life of the thread. `tell` learns whether there is a client.
 pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
     let parker = Arc::new(Parker::new());
-    let is_first = setup.desk.member.set(parker.waker().clone()).is_ok();
-    debug_assert!(is_first, "a desk has one member");
+    let is_first = setup.handoff.member.set(parker.waker().clone()).is_ok();
+    debug_assert!(is_first, "a handoff has one member");
     let mut tell = Some(tell);
     loop {
         let end = match Member::new(setup, &parker) {
@@ -67,13 +67,13 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
             },
         };
         let End::Failed(reason) = end else { return };
-        let group = &*setup.desk.spec.group;
+        let group = &*setup.handoff.spec.group;
         foreign::error!(reason, group, "the consumer has failed for good and is replaced");
-        setup.desk.state.lock().trouble = Some(reason);
-        setup.desk.wake_subscription();
+        setup.handoff.state.lock().problem = Some(reason);
+        setup.handoff.wake_subscription();
         let until = Instant::now() + RENEW;
         while Instant::now() < until {
-            if setup.desk.state.lock().is_closing {
+            if setup.handoff.state.lock().is_closing {
                 return;
             }
             parker.park_until(Some(until));
@@ -82,11 +82,11 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
 }
 
 struct Member {
-    desk: Arc<Desk>,
+    handoff: Arc<Handoff>,
     parker: Arc<Parker>,
     client: Client,
     flow: Flow,
-    trouble: Trouble,
+    health: BrokerHealth,
     arena: Arena,
     /// What was in the arena, made before the lock is taken that the subscription waits for.
     fetched: Vec<(Fetched, usize)>,
@@ -99,18 +99,18 @@ struct Member {
 
 impl Member {
     fn new(setup: &Setup, parker: &Arc<Parker>) -> Result<Self, KafkaError> {
-        let group = Group::new(setup.desk.clone(), parker.clone());
+        let group = Group::new(setup.handoff.clone(), parker.clone());
         let mut client = Client::from_config_and_context(&client::configuration(&setup.properties), group)?;
         let waker = parker.waker().clone();
         client.set_nonempty_callback(move || waker.wake_by_ref());
-        let topics: Vec<&str> = setup.desk.spec.topics.iter().map(|topic| &**topic).collect();
+        let topics: Vec<&str> = setup.handoff.spec.topics.iter().map(|topic| &**topic).collect();
         client.subscribe(&topics)?;
         Ok(Self {
-            desk: setup.desk.clone(),
+            handoff: setup.handoff.clone(),
             parker: parker.clone(),
             client,
             flow: Flow::new(),
-            trouble: Trouble::default(),
+            health: BrokerHealth::default(),
             arena: Arena::default(),
             fetched: Vec::new(),
             has_joined: false,
@@ -123,7 +123,7 @@ impl Member {
         loop {
             let now = Instant::now();
             let (room, left, commit_at) = {
-                let mut state = self.desk.state.lock();
+                let mut state = self.handoff.state.lock();
                 if state.is_closing {
                     return End::Closing;
                 }
@@ -151,14 +151,14 @@ impl Member {
             }
             self.look_after(now);
             let (due, has_room) = {
-                let mut state = self.desk.state.lock();
+                let mut state = self.handoff.state.lock();
                 let is_open = matches!(turn, Turn::Ask);
                 state.is_room_wanted = !is_open || state.mailbox.room().1.records == 0;
                 // Room that came since is not announced.
                 let has_room = !is_open && state.mailbox.room().0 != room;
                 (state.commits.due(now), has_room)
             };
-            until = [due, self.trouble.ask_at()].into_iter().flatten().fold(until, Instant::min);
+            until = [due, self.health.ask_at()].into_iter().flatten().fold(until, Instant::min);
             if is_drained && !has_room {
                 self.parker.park_until(Some(until));
             }
@@ -174,13 +174,15 @@ impl Member {
                 break false;
             }
             match self.client.poll(Duration::ZERO) {
-                Some(Ok(message)) => is_full = take(&mut self.arena, &self.client, &self.desk, &message, now),
+                Some(Ok(message)) => {
+                    is_full = take(&mut self.arena, &self.client, &self.handoff, &message, now)
+                }
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                     self.fatal = Some(code.to_string());
                     break false;
                 }
                 Some(Err(error)) => {
-                    foreign::debug!(%error, group = &*self.desk.spec.group, "the consumer says");
+                    foreign::debug!(%error, group = &*self.handoff.spec.group, "the consumer says");
                 }
                 None => {
                     let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
@@ -193,11 +195,11 @@ impl Member {
         if self.arena.records() > 0 {
             self.fetched.extend(self.arena.drain());
             {
-                let mut state = self.desk.state.lock();
+                let mut state = self.handoff.state.lock();
                 self.fetched.drain(..).for_each(|(fetched, bytes)| state.mailbox.push(fetched, bytes));
             }
-            self.trouble.works(Sign::Work);
-            self.desk.wake_subscription();
+            self.health.works(Sign::Work);
+            self.handoff.wake_subscription();
         }
         is_drained
     }
@@ -207,7 +209,7 @@ impl Member {
         let group = self.client.context();
         let (stop, resume) = {
             let mut own = group.own.lock();
-            let mut state = self.desk.state.lock();
+            let mut state = self.handoff.state.lock();
             let is_changed =
                 std::mem::take(&mut state.is_stopping_changed) | std::mem::take(&mut own.is_reassigned);
             let is_paused = self.flow.is_paused();
@@ -232,7 +234,7 @@ impl Member {
             let list = group.list(partitions.into_iter());
             let done = if is_stop { self.client.pause(&list) } else { self.client.resume(&list) };
             if let Err(error) = done {
-                foreign::warn!(%error, group = &*self.desk.spec.group, "partitions could not be stopped or resumed");
+                foreign::warn!(%error, group = &*self.handoff.spec.group, "partitions could not be stopped or resumed");
             }
         }
     }
@@ -245,18 +247,18 @@ impl Member {
             (std::mem::take(&mut own.heard), std::mem::take(&mut own.has_worked))
         };
         for (kind, reason) in heard {
-            self.trouble.heard(kind, &reason, now);
+            self.health.heard(kind, &reason, now);
         }
         if has_worked {
-            self.trouble.works(Sign::Work);
+            self.health.works(Sign::Work);
         }
         if self.client.context().tell_overdue(now) {
-            self.desk.wake_subscription();
+            self.handoff.wake_subscription();
         }
-        if self.trouble.ask_at().is_some_and(|at| now >= at) {
+        if self.health.ask_at().is_some_and(|at| now >= at) {
             match self.ask() {
-                Ok(()) => self.trouble.works(Sign::Answer),
-                Err(reason) => self.trouble.unanswered(&reason, Instant::now()),
+                Ok(()) => self.health.works(Sign::Answer),
+                Err(reason) => self.health.unanswered(&reason, Instant::now()),
             }
         }
         // The client's main thread answers that, so it is asked no longer than it matters.
@@ -265,29 +267,29 @@ impl Member {
             self.taken_since = is_member.then(|| self.taken_since.unwrap_or(now));
         }
         let is_changed = {
-            let mut state = self.desk.state.lock();
-            let trouble = self.trouble.reason();
+            let mut state = self.handoff.state.lock();
+            let problem = self.health.reason();
             let is_long = |since| now.saturating_duration_since(since) >= WITHOUT_PARTITIONS;
             let joins = !state.has_joined && self.taken_since.is_some_and(is_long);
             state.has_joined |= joins;
             self.has_joined = state.has_joined;
-            let is_changed = joins || state.trouble.as_deref() != trouble;
+            let is_changed = joins || state.problem.as_deref() != problem;
             if is_changed {
-                state.trouble = trouble.map(str::to_owned);
+                state.problem = problem.map(str::to_owned);
             }
             is_changed
         };
         if is_changed {
-            self.desk.wake_subscription();
+            self.handoff.wake_subscription();
         }
-        if self.trouble.reason().is_none() {
+        if self.health.reason().is_none() {
             self.find_stalled(now);
         }
     }
 
     /// Asks the brokers about the topics.
     fn ask(&self) -> Result<(), String> {
-        for topic in &self.desk.spec.topics {
+        for topic in &self.handoff.spec.topics {
             match topics::look_up(self.client.client(), topic, ASK) {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(BrokerError::NoSuchTopic { topic: topic.to_string() }.to_string()),
@@ -308,7 +310,7 @@ impl Member {
         };
         let Some((partition, next)) = quiet else { return };
         let (topic, number) =
-            (&*self.desk.spec.topics[partition.topic as usize], partition.partition.cast_signed());
+            (&*self.handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
         let end = self.client.fetch_watermarks(topic, number, ASK);
         let is_stalled = {
             let mut own = group.own.lock();
@@ -329,7 +331,7 @@ impl Member {
             topic,
             partition = number,
             offset = next,
-            group = &*self.desk.spec.group,
+            group = &*self.handoff.spec.group,
             "nothing has arrived for long though the broker has more: fetching it anew"
         );
         if let Err(error) =
@@ -342,18 +344,18 @@ impl Member {
     /// Commits what was accepted and is not committed yet; the partitions have been released since.
     fn flush(&mut self) {
         let until = Instant::now() + FLUSH;
-        while !self.desk.state.lock().commits.is_idle() {
+        while !self.handoff.state.lock().commits.is_idle() {
             let now = Instant::now();
-            if now >= until || self.trouble.reason().is_some() {
+            if now >= until || self.health.reason().is_some() {
                 foreign::error!(
-                    group = &*self.desk.spec.group,
+                    group = &*self.handoff.spec.group,
                     "the last positions could not be committed; what was handled since the commits before comes again"
                 );
                 return;
             }
             self.client.context().commit_later(&self.client);
             if self.serve(Budget { records: 1, bytes: 1 }, now) {
-                let due = self.desk.state.lock().commits.due(now);
+                let due = self.handoff.state.lock().commits.due(now);
                 self.parker
                     .park_until(Some(due.unwrap_or(until).clamp(now + Duration::from_millis(1), until)));
             }
@@ -365,7 +367,7 @@ impl Member {
         if let End::Failed(_) = end {
             let own = std::mem::take(&mut *self.client.context().own.lock());
             let unheard: Vec<_> = {
-                let mut state = self.desk.state.lock();
+                let mut state = self.handoff.state.lock();
                 own.assigned.iter().for_each(|assigned| state.mailbox.lose(assigned.partition));
                 let places = own.assigned.iter().map(|a| (a.partition.topic, a.partition.partition));
                 places.flat_map(|place| state.commits.forget(place)).collect()
@@ -373,7 +375,7 @@ impl Member {
             for waiter in unheard {
                 waiter.complete(Err("the consumer has failed".to_owned()));
             }
-            self.desk.wake_subscription();
+            self.handoff.wake_subscription();
         } else {
             self.flush();
         }
@@ -385,11 +387,11 @@ impl Member {
 fn take(
     arena: &mut Arena,
     client: &Client,
-    desk: &Desk,
+    handoff: &Handoff,
     message: &BorrowedMessage<'_>,
     now: Instant,
 ) -> bool {
-    let topics = &desk.spec.topics;
+    let topics = &handoff.spec.topics;
     // Its name is looked at only where it can be another one.
     let topic =
         if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };

@@ -1,32 +1,32 @@
 //! Apache Kafka, by librdkafka.
 //!
 //! A bus has one producer, with a thread that serves its answers, and each subscription one consumer, on a thread of its
-//! own that nothing else enters: publishers and subscriptions leave what they want at a desk and are woken. Decisions are
-//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`trouble`], [`stall`]); what librdkafka is told is a
+//! own that nothing else enters: publishers and subscriptions leave what they want at a handoff and are woken. Decisions are
+//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`]); what librdkafka is told is a
 //! pure function ([`properties`]).
 
 mod answers;
 mod arena;
 mod begin;
-mod bell;
+mod broker_health;
 mod client;
 mod commit_later;
 mod commits;
 mod consumer;
-mod desk;
 mod flow;
 mod group;
+mod handoff;
 mod headers;
 mod mailbox;
 mod member;
 mod producer;
 mod properties;
 mod publishes;
+mod queue_waker;
 mod stall;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod trouble;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};
 use crate::config::{BusUrl, Config};
@@ -36,7 +36,7 @@ use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, thread};
 use crate::wait::Registration;
 use consumer::KafkaConsumer;
-use desk::Desk;
+use handoff::Handoff;
 use producer::Producer;
 use rdkafka::producer::Producer as _;
 use std::task::Waker;
@@ -200,8 +200,8 @@ impl Broker for Kafka {
             return Err(BrokerError::Closed);
         }
         let properties = properties::consumer(&self.url, &self.config, spec).map_err(BrokerError::Refused)?;
-        let desk = Arc::new(Desk::new(spec.clone(), wake));
-        let consumer = KafkaConsumer::start(member::Setup { desk, properties }, self.leaving.clone())?;
+        let handoff = Arc::new(Handoff::new(spec.clone(), wake));
+        let consumer = KafkaConsumer::start(member::Setup { handoff, properties }, self.leaving.clone())?;
         Ok(Box::new(consumer))
     }
 

@@ -6,12 +6,12 @@
 //! no caller is ever told to try again, which could not keep the order.
 
 use super::answers::{Answers, Client, Publish, Shared, no_such_topic, send};
-use super::bell::Bell;
+use super::broker_health::Sign;
 use super::client;
 use super::properties::Properties;
-use super::publishes::{Outcome, Publishes};
+use super::publishes::{DeliveryReport, Publishes};
+use super::queue_waker::QueueWaker;
 use super::topics::{self, Creator, Layout};
-use super::trouble::Sign;
 use crate::broker::{BrokerError, PublishFault, Ticket};
 use crate::foreign;
 use crate::record::Record;
@@ -60,7 +60,7 @@ impl Producer {
             line: Mutex::new(Publishes::new()),
             client: Mutex::default(),
             known: Mutex::default(),
-            trouble: Mutex::default(),
+            health: Mutex::default(),
             refusal: Mutex::default(),
             last_error: Mutex::default(),
         });
@@ -157,10 +157,10 @@ impl Producer {
                     self.shared.known.lock().remove(&topic);
                     return false;
                 }
-                _ => match self.shared.outcome(&error, &topic) {
-                    Outcome::Answered(answer) => answer,
+                _ => match self.shared.report(&error, &topic) {
+                    DeliveryReport::Answered(answer) => answer,
                     // The thread replaces the client.
-                    Outcome::Returned => {
+                    DeliveryReport::Returned => {
                         line.close();
                         return false;
                     }
@@ -181,19 +181,19 @@ impl Producer {
         let mut told_since = None;
         // ORDERING: Relaxed; nothing is handed over by it.
         while !self.is_closed.load(Ordering::Relaxed) {
-            let bell = self.client().and_then(|client| {
-                let bell = Bell::hang(client.clone(), parker.waker().clone())?;
-                Some((client, bell))
+            let queue_waker = self.client().and_then(|client| {
+                let queue_waker = QueueWaker::register(client.clone(), parker.waker().clone())?;
+                Some((client, queue_waker))
             });
-            let Some((client, bell)) = bell else {
+            let Some((client, queue_waker)) = queue_waker else {
                 if let Err(error) = self.renew() {
                     foreign::error!(%error, "no new producer; trying again");
                     parker.park_until(Some(Instant::now() + REST));
                 }
                 continue;
             };
-            if let Some(fatal) = self.serve(&client, &bell, &parker, &mut told_since) {
-                drop(bell);
+            if let Some(fatal) = self.serve(&client, &queue_waker, &parker, &mut told_since) {
+                drop(queue_waker);
                 self.replace(&client, &fatal);
             }
         }
@@ -206,7 +206,7 @@ impl Producer {
     fn serve(
         &self,
         client: &Client,
-        bell: &Bell,
+        queue_waker: &QueueWaker,
         parker: &Parker,
         told_since: &mut Option<Instant>,
     ) -> Option<String> {
@@ -214,7 +214,7 @@ impl Producer {
         // ORDERING: Relaxed; see `run`.
         while !self.is_closed.load(Ordering::Relaxed) {
             // Each poll serves one.
-            (0..bell.waiting()).for_each(|_| client.poll(Duration::ZERO));
+            (0..queue_waker.waiting()).for_each(|_| client.poll(Duration::ZERO));
             if let Some((_, reason)) = client.client().fatal_error() {
                 return Some(reason);
             }
@@ -227,9 +227,9 @@ impl Producer {
             }
             self.give();
             self.watch(client, now, told_since);
-            let ask_at = self.shared.trouble.lock().ask_at();
+            let ask_at = self.shared.health.lock().ask_at();
             let until = [rest_until, ask_at].into_iter().flatten().fold(now + TICK, Instant::min);
-            if bell.waiting() == 0 {
+            if queue_waker.waiting() == 0 {
                 parker.park_until(Some(until));
             }
         }
@@ -304,18 +304,18 @@ impl Producer {
 
     /// Says when the brokers do not answer, and when they do again.
     fn watch(&self, client: &Client, now: Instant, told_since: &mut Option<Instant>) {
-        let is_due = self.shared.trouble.lock().ask_at().is_some_and(|at| now >= at);
+        let is_due = self.shared.health.lock().ask_at().is_some_and(|at| now >= at);
         if is_due {
             // Of a topic that is known anyway; without one, of all.
             let topic = self.shared.known.lock().iter().next().cloned();
             let asked = client.client().fetch_metadata(topic.as_deref(), ASK);
-            let mut trouble = self.shared.trouble.lock();
+            let mut health = self.shared.health.lock();
             match asked {
-                Ok(_) => trouble.works(Sign::Answer),
-                Err(error) => trouble.unanswered(&error.to_string(), Instant::now()),
+                Ok(_) => health.works(Sign::Answer),
+                Err(error) => health.unanswered(&error.to_string(), Instant::now()),
             }
         }
-        let reason = self.shared.trouble.lock().reason().map(str::to_owned);
+        let reason = self.shared.health.lock().reason().map(str::to_owned);
         match (reason, *told_since) {
             (Some(reason), None) => {
                 *told_since = Some(now);

@@ -11,7 +11,7 @@ pub(super) type Number = usize;
 
 /// What became of a publish that the client was given.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome<A> {
+pub(super) enum DeliveryReport<A> {
     /// Stored, or refused for good.
     Answered(A),
     /// The client gave it up without an answer, because it is given up itself.
@@ -57,11 +57,11 @@ impl<T> Publishes<T> {
     }
 
     /// The client tells what became of a publish; the publish, if that is its answer.
-    pub(super) fn ended<A>(&mut self, number: Number, outcome: Outcome<A>) -> Option<(T, A)> {
-        match outcome {
-            Outcome::Answered(answer) => Some((self.unanswered.remove(&number)?, answer)),
+    pub(super) fn ended<A>(&mut self, number: Number, report: DeliveryReport<A>) -> Option<(T, A)> {
+        match report {
+            DeliveryReport::Answered(answer) => Some((self.unanswered.remove(&number)?, answer)),
             // Whatever the reason is, nothing may pass it.
-            Outcome::Returned => {
+            DeliveryReport::Returned => {
                 self.is_open = false;
                 None
             }
@@ -164,7 +164,9 @@ mod tests {
                         }
                         if is_deaf {
                             client.push_back((number, publish));
-                        } else if let Some((publish, ())) = publishes.ended(number, Outcome::Answered(())) {
+                        } else if let Some((publish, ())) =
+                            publishes.ended(number, DeliveryReport::Answered(()))
+                        {
                             answered.push(publish.0);
                         }
                     }
@@ -198,7 +200,7 @@ mod tests {
     ) {
         publishes.close();
         for (number, _) in client.drain(..) {
-            assert!(publishes.ended(number, Outcome::<()>::Returned).is_none());
+            assert!(publishes.ended(number, DeliveryReport::<()>::Returned).is_none());
         }
         assert!(publishes.next().is_none(), "a client that is given up is given nothing");
         *is_deaf = false;

@@ -3,7 +3,7 @@
 use super::cursor::{Cursor, Room};
 use super::faults::SettleFault;
 use super::group::{Group, Member};
-use super::topic::Log;
+use super::log::Log;
 use super::{Shared, unreachable};
 use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Partition, Polled, Position};
 use crate::sync::Arc;
@@ -54,9 +54,9 @@ impl MemoryConsumer {
         Ok(())
     }
 
-    fn take_mail(&mut self, out: &mut Vec<Polled>) {
+    fn take_events(&mut self, out: &mut Vec<Polled>) {
         let before = out.len();
-        while self.member.take_mail(out) {
+        while self.member.take_events(out) {
             self.group.rejoin(&self.member).wake();
         }
         for polled in &out[before..] {
@@ -68,7 +68,7 @@ impl MemoryConsumer {
                     self.held.retain(|held| held.partition != partition);
                 }
                 Polled::Record(_) | Polled::CommitFailed(..) => {
-                    debug_assert!(false, "neither comes by mail");
+                    debug_assert!(false, "neither is an event");
                 }
             }
         }
@@ -93,7 +93,7 @@ impl MemoryConsumer {
 impl Consumer for MemoryConsumer {
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
         self.check_reachable()?;
-        self.take_mail(out);
+        self.take_events(out);
         if self.held.is_empty() {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl Consumer for MemoryConsumer {
                 }
                 cursor.next_due()
             });
-            // Fenced: the partition was lost a moment ago, and the mail that says so comes with the next poll.
+            // Fenced: the partition was lost a moment ago, and the event that says so comes with the next poll.
             self.held[index].next_due = handed_out.unwrap_or(None);
         }
         Ok(())

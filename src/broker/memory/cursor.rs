@@ -2,7 +2,7 @@
 //!
 //! A state machine without locks or clocks; it lives under its partition's lock.
 
-use super::topic::Log;
+use super::log::Log;
 use crate::broker::{Budget, Fetched, FetchedRecord, Partition, Polled, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -66,15 +66,6 @@ impl Faults {
 
     /// Answers the next `n` publishes into the topic with a transient error and stores nothing; 0 ends it. Replaces
     /// what was said for the topic before.
-    ///
-    /// ```
-    /// use keylane::{Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// broker.faults().fail_next_publishes("orders", 2);
-    /// let answers: Vec<_> = (0..3).map(|_| broker.append("orders", Record::new("paid")).is_ok()).collect();
-    /// assert_eq!(answers, [false, false, true]);
-    /// ```
     pub fn fail_next_publishes(&self, topic: &str, n: usize) {
         self.change(|plan| plan.publishes.insert(topic.to_owned(), n));
     }
@@ -101,61 +92,18 @@ impl Faults {
     /// unless a later one settles it too. 0 ends it.
     ///
     /// A settle is one commit of a group's position in one partition, not one record.
-    ///
-    /// ```
-    /// use keylane::{Config, Record, memory::MemoryBroker};
-    /// # use std::time::Duration;
-    ///
-    /// let broker = MemoryBroker::builder().topic_with("orders", 1).build();
-    /// broker.append("orders", Record::new("paid"))?;
-    /// broker.faults().lose_next_settles(1);
-    /// let bus = broker.connect(Config::default())?;
-    /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
-    /// orders.drain(Duration::from_secs(10)).wait();
-    /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![0]), "the record comes again");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn lose_next_settles(&self, n: usize) {
         self.change(|plan| plan.lost_settles = n);
     }
 
     /// Answers the next `n` settles with a transient error and does not keep them; 0 ends it. Settles that are to be
     /// lost come first.
-    ///
-    /// ```
-    /// use keylane::{Config, Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().topic_with("orders", 1).build();
-    /// broker.append("orders", Record::new("paid"))?;
-    /// broker.faults().fail_next_settles(1);
-    /// let bus = broker.connect(Config::default())?;
-    /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-    /// while broker.watermarks("billing", "orders")? != Some(vec![1]) {
-    ///     std::thread::yield_now();
-    /// }
-    /// assert_eq!(orders.stats().succeeded, 1, "settled at the second try, and handled once");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn fail_next_settles(&self, n: usize) {
         self.change(|plan| plan.failed_settles = n);
     }
 
     /// Makes the broker unreachable while `true`: publishes, polls and settles are answered with a transient error.
     /// With `false` it is reachable again, and who waits for it is woken.
-    ///
-    /// ```
-    /// use keylane::Record;
-    /// use keylane::memory::MemoryBroker;
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// broker.faults().pause_deliveries(true);
-    /// assert!(broker.append("orders", Record::new("a")).is_err());
-    /// broker.faults().pause_deliveries(false);
-    /// assert!(broker.append("orders", Record::new("a")).is_ok());
-    /// ```
     pub fn pause_deliveries(&self, is_paused: bool) {
         // ORDERING: Release pairs with the Acquire of `is_unreachable`; who is woken below sees the new value.
         self.0.is_unreachable.store(is_paused, Ordering::Release);
@@ -167,16 +115,6 @@ impl Faults {
     }
 
     /// Ends all faults.
-    ///
-    /// ```
-    /// use keylane::Record;
-    /// use keylane::memory::MemoryBroker;
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// broker.faults().fail_next_publishes("orders", 1_000);
-    /// broker.faults().clear();
-    /// assert!(broker.append("orders", Record::new("a")).is_ok());
-    /// ```
     pub fn clear(&self) {
         self.change(|plan| *plan = Plan::default());
         self.pause_deliveries(false);

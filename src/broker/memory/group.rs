@@ -10,22 +10,22 @@ pub(super) struct Member {
     id: u64,
     topics: Vec<Arc<Topic>>,
     wake: Waker,
-    mailbox: Mutex<Mailbox>,
+    events: Mutex<Events>,
 }
 
 /// What a member finds at its next poll.
 #[derive(Default)]
-struct Mailbox {
+struct Events {
     polled: Vec<Polled>,
     is_expelled: bool,
 }
 
 impl Member {
     /// Moves what there is to tell into `out`; true if the member was expelled and has to join again.
-    pub(super) fn take_mail(&self, out: &mut Vec<Polled>) -> bool {
-        let mut mailbox = self.mailbox.lock();
-        out.append(&mut mailbox.polled);
-        std::mem::take(&mut mailbox.is_expelled)
+    pub(super) fn take_events(&self, out: &mut Vec<Polled>) -> bool {
+        let mut events = self.events.lock();
+        out.append(&mut events.polled);
+        std::mem::take(&mut events.is_expelled)
     }
 
     pub(super) fn topic(&self, index: u32) -> &Arc<Topic> {
@@ -39,10 +39,10 @@ impl Member {
 
 /// A consumer group: its members and the positions that outlive them.
 #[derive(Default)]
-pub(super) struct Group(Mutex<State>);
+pub(super) struct Group(Mutex<GroupState>);
 
 #[derive(Default)]
-struct State {
+struct GroupState {
     last_member: u64,
     /// In the order of joining.
     members: Vec<Arc<Member>>,
@@ -68,12 +68,12 @@ struct Seat {
     is_revoking: bool,
 }
 
-/// Members that got mail and are woken once no lock is held.
-#[must_use = "who got mail must be woken"]
+/// Members that have new events and are woken once no lock is held.
+#[must_use = "who has new events must be woken"]
 #[derive(Default)]
-pub(super) struct Mailed(Vec<Waker>);
+pub(super) struct ToWake(Vec<Waker>);
 
-impl Mailed {
+impl ToWake {
     pub(super) fn wake(self) {
         self.0.into_iter().for_each(crate::foreign::wake);
     }
@@ -87,18 +87,18 @@ impl Group {
         topics: Vec<Arc<Topic>>,
         start: Start,
         wake: Waker,
-    ) -> (Arc<Member>, Vec<usize>, Mailed) {
+    ) -> (Arc<Member>, Vec<usize>, ToWake) {
         let mut state = self.0.lock();
         let slots = topics.iter().map(|topic| state.slot(topic, start)).collect();
         state.last_member += 1;
         let member =
-            Arc::new(Member { id: state.last_member, topics, wake, mailbox: Mutex::new(Mailbox::default()) });
+            Arc::new(Member { id: state.last_member, topics, wake, events: Mutex::new(Events::default()) });
         state.members.push(member.clone());
         (member, slots, state.rebalance())
     }
 
     /// The member is gone: what it owned moves at once.
-    pub(super) fn leave(&self, member: &Member) -> Mailed {
+    pub(super) fn leave(&self, member: &Member) -> ToWake {
         let mut state = self.0.lock();
         state.members.retain(|other| other.id != member.id);
         state.expelled.retain(|&id| id != member.id);
@@ -108,7 +108,7 @@ impl Group {
 
     /// Takes everything from the member that joined `index`-th of those that are there; it is told, and gets
     /// partitions again when it comes back. False: there is no such member.
-    pub(super) fn expel(&self, index: usize) -> Option<Mailed> {
+    pub(super) fn expel(&self, index: usize) -> Option<ToWake> {
         let mut state = self.0.lock();
         let member = state.members.get(index)?.clone();
         if !state.expelled.contains(&member.id) {
@@ -124,31 +124,31 @@ impl Group {
             is_lost
         });
         {
-            let mut mailbox = member.mailbox.lock();
+            let mut events = member.events.lock();
             // What it was not told of yet it never had: another member may own it before it polls.
-            mailbox.polled.retain(|polled| {
+            events.polled.retain(|polled| {
                 if let Polled::Assigned(untold, _) = polled {
                     lost.retain(|partition| partition != untold);
                 }
                 matches!(polled, Polled::Lost(_))
             });
-            mailbox.polled.extend(lost.into_iter().map(Polled::Lost));
-            mailbox.is_expelled = true;
+            events.polled.extend(lost.into_iter().map(Polled::Lost));
+            events.is_expelled = true;
         }
-        let mut mailed = state.rebalance();
-        mailed.0.push(member.wake.clone());
-        Some(mailed)
+        let mut to_wake = state.rebalance();
+        to_wake.0.push(member.wake.clone());
+        Some(to_wake)
     }
 
     /// An expelled member is back.
-    pub(super) fn rejoin(&self, member: &Member) -> Mailed {
+    pub(super) fn rejoin(&self, member: &Member) -> ToWake {
         let mut state = self.0.lock();
         state.expelled.retain(|&id| id != member.id);
         state.rebalance()
     }
 
     /// The owner gives the partition up; nothing happens if it lost it already.
-    pub(super) fn release(&self, member: &Member, released: Partition) -> Mailed {
+    pub(super) fn release(&self, member: &Member, released: Partition) -> ToWake {
         let mut state = self.0.lock();
         let topic = member.topic(released.topic);
         state.vacate(|of, partition, seat| {
@@ -159,7 +159,7 @@ impl Group {
         });
         // Lost in the same moment: what it has given up is no news to it.
         let is_news = |polled: &Polled| !matches!(polled, Polled::Lost(lost) if *lost == released);
-        member.mailbox.lock().polled.retain(is_news);
+        member.events.lock().polled.retain(is_news);
         state.rebalance()
     }
 
@@ -181,7 +181,7 @@ impl Group {
     }
 }
 
-impl State {
+impl GroupState {
     fn slot(&mut self, topic: &Arc<Topic>, start: Start) -> usize {
         if let Some(known) = self.topics.iter().find(|known| Arc::ptr_eq(&known.topic, topic)) {
             return known.slot;
@@ -206,7 +206,7 @@ impl State {
     }
 
     /// Moves what has to move for an even spread: free partitions at once, owned ones by asking their owner.
-    fn rebalance(&mut self) -> Mailed {
+    fn rebalance(&mut self) -> ToWake {
         let members: Vec<_> =
             self.members.iter().filter(|m| !self.expelled.contains(&m.id)).cloned().collect();
         let subscribed: Vec<Vec<usize>> = self
@@ -227,7 +227,7 @@ impl State {
             })
             .collect();
         let mut targets = spread(&owned, &subscribed, members.len()).into_iter();
-        let mut mailed = Mailed::default();
+        let mut to_wake = ToWake::default();
         for known in &mut self.topics {
             for (partition, seat) in known.seats.iter_mut().enumerate() {
                 let Some(target) = targets.next().flatten().map(|index| &members[index]) else { continue };
@@ -249,11 +249,11 @@ impl State {
                     let mut state = known.topic.partitions()[partition].lock();
                     Polled::Assigned(told, state.cursor(known.slot).0.begin(generation, target.wake.clone()))
                 };
-                receiver.mailbox.lock().polled.push(polled);
-                mailed.0.push(receiver.wake.clone());
+                receiver.events.lock().polled.push(polled);
+                to_wake.0.push(receiver.wake.clone());
             }
         }
-        mailed
+        to_wake
     }
 }
 

@@ -8,6 +8,7 @@ mod consumer;
 mod cursor;
 mod faults;
 mod group;
+mod log;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod topic;
@@ -120,16 +121,6 @@ impl MemoryBrokerBuilder {
     ///
     /// # Panics
     /// If it is out of that range.
-    ///
-    /// ```
-    /// use keylane::{Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().partitions(2).topic("ticks").build();
-    /// let (first, _) = broker.append("ticks", Record::new("1"))?;
-    /// let (second, _) = broker.append("ticks", Record::new("2"))?;
-    /// assert_ne!(first, second, "without a key, round robin");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn partitions(mut self, partitions: u32) -> Self {
         assert_partitions(partitions);
         self.settings.partitions = partitions;
@@ -137,19 +128,6 @@ impl MemoryBrokerBuilder {
     }
 
     /// How many records a topic keeps, at least 1; by default 100,000.
-    ///
-    /// ```
-    /// use keylane::Record;
-    /// use keylane::memory::MemoryBroker;
-    ///
-    /// let broker = MemoryBroker::builder().retention_records(2).topic("ticks").build();
-    /// for n in ["1", "2", "3"] {
-    ///     broker.append("ticks", Record::new(n))?;
-    /// }
-    /// let kept = broker.records("ticks")?;
-    /// assert!(kept.len() == 2 && kept.iter().all(|record| record.value != "1"));
-    /// # Ok::<(), keylane::BrokerError>(())
-    /// ```
     ///
     /// # Panics
     /// If it is 0.
@@ -164,15 +142,6 @@ impl MemoryBrokerBuilder {
     ///
     /// # Panics
     /// If it is 0.
-    ///
-    /// ```
-    /// use keylane::{BrokerError, Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().retention_bytes(16).topic("orders").build();
-    /// assert!(broker.append("orders", Record::new("paid")).is_ok());
-    /// let refused = broker.append("orders", Record::new("paid, and a long story behind it"));
-    /// assert!(matches!(refused, Err(BrokerError::Refused(_))));
-    /// ```
     pub fn retention_bytes(mut self, bytes: u64) -> Self {
         assert!(bytes > 0, "a topic keeps at least one byte");
         self.settings.retention.bytes = bytes;
@@ -180,12 +149,6 @@ impl MemoryBrokerBuilder {
     }
 
     /// Adds a topic with the [usual number of partitions](Self::partitions), whichever is set last.
-    ///
-    /// ```
-    /// let broker = keylane::memory::MemoryBroker::builder().topic("orders").build();
-    /// assert!(broker.records("orders").is_ok());
-    /// assert!(broker.records("payments").is_err());
-    /// ```
     pub fn topic(mut self, name: &str) -> Self {
         self.topics.push((name.to_owned(), None));
         self
@@ -195,16 +158,6 @@ impl MemoryBrokerBuilder {
     ///
     /// # Panics
     /// If it is out of that range.
-    ///
-    /// ```
-    /// use keylane::{Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().topic_with("audit", 1).build();
-    /// broker.append("audit", Record::new("signed in").with_key("ann"))?;
-    /// let (partition, offset) = broker.append("audit", Record::new("signed in").with_key("bob"))?;
-    /// assert_eq!((partition, offset), (0, 1), "one partition, so one order");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn topic_with(mut self, name: &str, partitions: u32) -> Self {
         assert_partitions(partitions);
         self.topics.push((name.to_owned(), Some(partitions)));
@@ -213,16 +166,6 @@ impl MemoryBrokerBuilder {
 
     /// Whether a topic is created by the first that publishes to it or subscribes to it; by default `false`, and a
     /// topic that does not exist is an error.
-    ///
-    /// ```
-    /// use keylane::Record;
-    /// use keylane::memory::MemoryBroker;
-    ///
-    /// let strict = MemoryBroker::builder().build();
-    /// assert!(strict.append("orders", Record::new("a")).is_err());
-    /// let lenient = MemoryBroker::builder().create_topics(true).build();
-    /// assert!(lenient.append("orders", Record::new("a")).is_ok());
-    /// ```
     pub fn create_topics(mut self, creates: bool) -> Self {
         self.settings.creates_topics = creates;
         self
@@ -230,37 +173,12 @@ impl MemoryBrokerBuilder {
 
     /// Where the time comes from; by default the system. It decides when a record that was given back with a delay is
     /// due.
-    ///
-    /// ```
-    /// use keylane::{Clock, Config, Record, memory::MemoryBroker};
-    /// # let (tell, told) = std::sync::mpsc::channel();
-    ///
-    /// let (clock, time) = Clock::manual();
-    /// let broker = MemoryBroker::builder().topic("orders").clock(clock.clone()).build();
-    /// let bus = broker.connect(Config::default())?;
-    /// let minute = std::time::Duration::from_secs(60);
-    /// let orders = bus.subscribe("orders").group("billing").deadline(minute).handle_async(move |event| {
-    ///     let tell = tell.clone();
-    ///     async move { Ok(tell.send(event.deadline())?) }
-    /// })?;
-    /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// assert_eq!(told.recv()?, Some(clock.now() + minute));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
     /// The broker, with its topics.
-    ///
-    /// ```
-    /// use keylane::memory::MemoryBroker;
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// assert_eq!(broker.records("orders")?.len(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn build(self) -> MemoryBroker {
         let (members, space) = (Arc::default(), Arc::default());
         let shared = Shared {
@@ -282,15 +200,6 @@ impl MemoryBrokerBuilder {
 
 impl MemoryBroker {
     /// A broker with the defaults of [`MemoryBrokerBuilder`], to be changed.
-    ///
-    /// ```
-    /// use keylane::{Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().create_topics(true).build();
-    /// let (partition, _) = broker.append("orders", Record::new("paid"))?;
-    /// assert!(partition < 4, "the default");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn builder() -> MemoryBrokerBuilder {
         let retention = Retention { records: 100_000, bytes: 256 << 20 };
         MemoryBrokerBuilder {
@@ -301,16 +210,6 @@ impl MemoryBroker {
     }
 
     /// Creates a topic with this many partitions, 1 to 65,536; a topic that is there stays as it is.
-    ///
-    /// ```
-    /// use keylane::Record;
-    /// use keylane::memory::MemoryBroker;
-    ///
-    /// let broker = MemoryBroker::builder().build();
-    /// broker.create_topic_with("orders", 1);
-    /// assert_eq!(broker.append("orders", Record::new("a"))?, (0, 0));
-    /// # Ok::<(), keylane::BrokerError>(())
-    /// ```
     ///
     /// # Panics
     /// If the number is out of that range.
@@ -327,21 +226,6 @@ impl MemoryBroker {
     /// [`BrokerError::NoSuchTopic`]; [`BrokerError::Closed`]; [`BrokerError::Transient`] if the topic is full or a
     /// fault is planted, with the reason; [`BrokerError::Refused`] if the record is larger than all that the topic may
     /// keep.
-    ///
-    /// ```
-    /// use keylane::{Config, Record, memory::MemoryBroker};
-    /// # let (tell, told) = std::sync::mpsc::channel();
-    ///
-    /// let broker = MemoryBroker::builder().topic_with("orders", 1).build();
-    /// let stored = broker.append("orders", Record::new("paid").with_key("order-42"))?;
-    /// let bus = broker.connect(Config::default())?;
-    /// let orders = bus.subscribe("orders").group("billing").handle(move |event| {
-    ///     tell.send((event.partition(), event.offset()))?;
-    ///     Ok(())
-    /// })?;
-    /// assert_eq!(told.recv()?, stored);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn append(&self, topic: &str, record: Record) -> Result<(u32, u64), BrokerError> {
         self.0.check_open()?;
         let topic = self.0.topic(topic)?;
@@ -357,18 +241,6 @@ impl MemoryBroker {
     ///
     /// # Errors
     /// [`BrokerError::NoSuchTopic`].
-    ///
-    /// ```
-    /// use keylane::{Config, Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// let bus = broker.connect(Config::default())?;
-    /// bus.publish("orders", Record::new("placed").with_key("order-42")).wait()?;
-    /// bus.publish("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// let stored: Vec<_> = broker.records("orders")?.into_iter().map(|record| record.value).collect();
-    /// assert_eq!(stored, ["placed", "paid"]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn records(&self, topic: &str) -> Result<Vec<Record>, BrokerError> {
         let partitions = self.0.topic(topic)?.partitions();
         let records = |state: &topic::PartitionState| -> Vec<Record> {
@@ -382,12 +254,6 @@ impl MemoryBroker {
     ///
     /// # Errors
     /// [`BrokerError::NoSuchTopic`].
-    ///
-    /// ```
-    /// let broker = keylane::memory::MemoryBroker::builder().topic("orders").build();
-    /// assert_eq!(broker.watermarks("billing", "orders")?, None);
-    /// # Ok::<(), keylane::BrokerError>(())
-    /// ```
     pub fn watermarks(&self, group: &str, topic: &str) -> Result<Option<Vec<u64>>, BrokerError> {
         let topic = self.0.topic(topic)?;
         // The map stays locked, so that the group is not deleted meanwhile.
@@ -398,11 +264,6 @@ impl MemoryBroker {
 
     /// Deletes the positions of a group, so that it no longer holds back retention. False, and nothing is done, if it
     /// has members or does not exist.
-    ///
-    /// ```
-    /// let broker = keylane::memory::MemoryBroker::builder().topic("orders").build();
-    /// assert!(!broker.delete_group("never-subscribed"));
-    /// ```
     pub fn delete_group(&self, group: &str) -> bool {
         let mut groups = self.0.groups.lock();
         let Some(found) = groups.get(group).filter(|found| found.members() == 0).cloned() else {
@@ -420,46 +281,21 @@ impl MemoryBroker {
     /// and comes back then.
     ///
     /// `member` counts the members in the order in which they subscribed, from 0. False: there is no such member.
-    ///
-    /// ```
-    /// let broker = keylane::memory::MemoryBroker::builder().topic("orders").build();
-    /// assert!(!broker.expel("billing", 0), "nobody subscribed");
-    /// ```
     pub fn expel(&self, group: &str, member: usize) -> bool {
         let group = self.0.groups.lock().get(group).cloned();
-        let mailed = group.and_then(|group| group.expel(member));
-        mailed.is_some_and(|mailed| {
-            mailed.wake();
+        let to_wake = group.and_then(|group| group.expel(member));
+        to_wake.is_some_and(|to_wake| {
+            to_wake.wake();
             true
         })
     }
 
     /// Makes the broker fail in chosen ways.
-    ///
-    /// ```
-    /// use keylane::{Config, Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// let bus = broker.connect(Config::default())?;
-    /// broker.faults().fail_next_publishes("orders", 1);
-    /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// assert_eq!(broker.records("orders")?.len(), 1, "the bus tried again");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn faults(&self) -> Faults {
         self.0.faults.clone()
     }
 
     /// Ends the broker for everyone on it: from now on everything is answered with [`BrokerError::Closed`].
-    ///
-    /// ```
-    /// use keylane::memory::MemoryBroker;
-    /// use keylane::{BrokerError, Record};
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// broker.close();
-    /// assert_eq!(broker.append("orders", Record::new("a")), Err(BrokerError::Closed));
-    /// ```
     pub fn close(&self) {
         // ORDERING: Release pairs with the Acquire of `is_closed`: who is woken below sees it.
         self.0.is_closed.store(true, Ordering::Release);
@@ -558,9 +394,9 @@ impl Broker for MemoryBroker {
         let wakes = [self.0.members.register(wake.clone()), self.0.clock.register(wake.clone())];
         let mut groups = self.0.groups.lock();
         let group = groups.entry(spec.group.clone()).or_default().clone();
-        let (member, slots, mailed) = group.join(topics, spec.start, wake);
+        let (member, slots, to_wake) = group.join(topics, spec.start, wake);
         drop(groups);
-        mailed.wake();
+        to_wake.wake();
         Ok(Box::new(MemoryConsumer::new(self.0.clone(), group, member, slots, wakes)))
     }
 }

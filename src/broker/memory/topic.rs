@@ -1,6 +1,7 @@
 //! A topic: its partitions, what it may keep, and who is told when there is room again.
 
 use super::cursor::Cursor;
+use super::log::{Entry, Log};
 use crate::broker::{PublishFault, Start, Stored};
 use crate::foreign;
 use crate::record::Record;
@@ -8,7 +9,6 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering};
 use crate::wait::Listeners;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::task::Waker;
 
@@ -25,40 +25,6 @@ const PARTITION_SEED: u64 = 0x7061_7274_6974_696f;
 pub(super) struct Retention {
     pub(super) records: u64,
     pub(super) bytes: u64,
-}
-
-/// A record in its partition.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) record: Arc<Record>,
-    pub(super) size: usize,
-    /// Its place in the order of the topic's publishes, so that the oldest is found over all partitions. Publishes
-    /// that were refused meanwhile may give two records the same one.
-    age: u64,
-}
-
-/// The records of one partition that are kept, under consecutive offsets.
-#[derive(Debug, Default)]
-pub(super) struct Log {
-    base: u64,
-    entries: VecDeque<Entry>,
-}
-
-impl Log {
-    /// The offset that the next record gets.
-    pub(super) fn end(&self) -> u64 {
-        self.base + self.entries.len() as u64
-    }
-
-    /// The record at an offset between the lowest watermark and the end: those are always kept.
-    pub(super) fn entry(&self, offset: u64) -> &Entry {
-        debug_assert!(offset >= self.base, "offset {offset} was dropped, though a group has not settled it");
-        &self.entries[(offset - self.base) as usize]
-    }
-
-    pub(super) fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.entries.iter().map(|entry| &entry.record)
-    }
 }
 
 /// One partition, behind one lock: the records and how far each group is in them.
@@ -82,27 +48,25 @@ impl PartitionState {
     }
 
     fn append(&mut self, entry: Entry, wakes: &mut Vec<Waker>) -> u64 {
-        let offset = self.log.end();
-        self.log.entries.push_back(entry);
+        let offset = self.log.append(entry);
         wakes.extend(self.cursors.iter_mut().flatten().filter_map(Cursor::wake_for_append));
         offset
     }
 
     /// The age of the oldest record, if it may be dropped.
     fn oldest_settled(&self) -> Option<u64> {
-        let oldest = self.log.entries.front()?;
-        (self.log.base < self.floor()).then_some(oldest.age)
+        let oldest = self.log.oldest()?;
+        (self.log.base() < self.floor()).then_some(oldest.age)
     }
 
     /// Moves settled records older than `age` out of the log until the quota is reached.
     fn drop_settled(&mut self, age: u64, quota: &mut Retention, dropped: &mut Vec<Entry>) {
-        let mut settled = self.floor() - self.log.base;
+        let mut settled = self.floor() - self.log.base();
         while settled > 0 && quota.records > 0 && quota.bytes > 0 {
-            if self.log.entries.front().is_none_or(|entry| entry.age >= age) {
+            if self.log.oldest().is_none_or(|entry| entry.age >= age) {
                 break;
             }
-            let Some(entry) = self.log.entries.pop_front() else { break };
-            self.log.base += 1;
+            let Some(entry) = self.log.drop_oldest() else { break };
             settled -= 1;
             quota.records -= 1;
             quota.bytes = quota.bytes.saturating_sub(entry.size as u64);
@@ -115,7 +79,7 @@ pub(super) struct Topic {
     pub(super) name: Arc<str>,
     partitions: Box<[CachePadded<Mutex<PartitionState>>]>,
     retention: Retention,
-    /// Records reserved so far; also the clock of [`Entry::age`].
+    /// Records reserved so far; also the clock of an entry's age.
     published: CachePadded<AtomicU64>,
     /// Records dropped so far: `published - trimmed` are kept or about to be.
     trimmed: AtomicU64,
@@ -148,8 +112,7 @@ impl Topic {
     #[cfg(test)]
     pub(super) fn trim_past_the_minimum(&self) {
         for partition in &self.partitions {
-            let log = &mut partition.lock().log;
-            log.base += u64::from(log.entries.pop_front().is_some());
+            partition.lock().log.drop_oldest();
         }
     }
 
@@ -273,7 +236,7 @@ impl Topic {
         for partition in &self.partitions {
             let mut state = partition.lock();
             let cursor = Cursor::new(match start {
-                Start::Earliest => state.log.base,
+                Start::Earliest => state.log.base(),
                 Start::Latest => state.log.end(),
             });
             if slot == state.cursors.len() {

@@ -28,7 +28,7 @@ const LEAVING: Duration = Duration::from_secs(2);
 
 pub(super) struct NatsConsumer {
     mailbox: Arc<Mailbox>,
-    topics: Vec<Member>,
+    topics: Vec<MemberHandle>,
     limit: Duration,
     /// Where the next poll begins.
     first: usize,
@@ -36,20 +36,20 @@ pub(super) struct NatsConsumer {
 }
 
 /// A member, as the intake sees it.
-pub(super) struct Member {
+pub(super) struct MemberHandle {
     topic: Arc<str>,
     commands: UnboundedSender<Command>,
     settled: Vec<u64>,
     taken: Amount,
 }
 
-impl Member {
+impl MemberHandle {
     pub(super) fn new(topic: Arc<str>, commands: UnboundedSender<Command>) -> Self {
         Self { topic, commands, settled: Vec::new(), taken: Amount::NONE }
     }
 
-    /// Tells what has gathered since the last time.
-    fn tell(&mut self) {
+    /// Sends what has gathered since the last time.
+    fn send(&mut self) {
         if !self.settled.is_empty() || self.taken.records > 0 {
             let (settled, taken) =
                 (std::mem::take(&mut self.settled), std::mem::replace(&mut self.taken, Amount::NONE));
@@ -60,11 +60,11 @@ impl Member {
 }
 
 impl NatsConsumer {
-    pub(super) fn new(mailbox: Arc<Mailbox>, topics: Vec<Member>, limit: Duration) -> Self {
+    pub(super) fn new(mailbox: Arc<Mailbox>, topics: Vec<MemberHandle>, limit: Duration) -> Self {
         Self { mailbox, topics, limit, first: 0, taken: Vec::new() }
     }
 
-    fn member(&mut self, partition: Partition) -> &mut Member {
+    fn member(&mut self, partition: Partition) -> &mut MemberHandle {
         &mut self.topics[partition.topic as usize]
     }
 
@@ -119,7 +119,7 @@ impl Consumer for NatsConsumer {
                 redeliveries: delivery.times.saturating_sub(1),
             }));
         }
-        self.topics.iter_mut().for_each(Member::tell);
+        self.topics.iter_mut().for_each(MemberHandle::send);
         problem.map_or(Ok(()), |problem| Err(BrokerError::Transient(problem)))
     }
 
@@ -138,7 +138,7 @@ impl Consumer for NatsConsumer {
         self.check_owned(partition)?;
         let limit = self.limit;
         let member = self.member(partition);
-        member.tell();
+        member.send();
         if durability == Durability::Accepted {
             return Ok(Committed::All);
         }
@@ -171,7 +171,7 @@ impl Consumer for NatsConsumer {
 
     fn release(&mut self, partition: Partition) {
         let member = self.member(partition);
-        member.tell();
+        member.send();
         let (promise, _) = Op::pending(|| ());
         let _ = member.commands.send(Command::Leave(promise));
     }
@@ -189,8 +189,8 @@ impl Consumer for NatsConsumer {
 impl Drop for NatsConsumer {
     fn drop(&mut self) {
         let until = Instant::now() + LEAVING.min(self.limit);
-        let leave = |member: &mut Member| {
-            member.tell();
+        let leave = |member: &mut MemberHandle| {
+            member.send();
             // Abandoned, and so over, when the member has ended.
             let (promise, op) = Op::pending(|| ());
             let _ = member.commands.send(Command::Leave(promise));

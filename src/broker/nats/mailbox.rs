@@ -21,11 +21,11 @@ impl Incoming {
 
 /// Between the members, which put something in, and the intake, which takes it out.
 pub(super) struct Mailbox {
-    state: Mutex<State>,
+    state: Mutex<MailboxState>,
     wake: Waker,
 }
 
-pub(super) struct State {
+pub(super) struct MailboxState {
     pub(super) topics: Vec<Topic>,
     /// In their order, before any record that is there.
     pub(super) events: Vec<Polled>,
@@ -44,10 +44,10 @@ pub(super) struct Topic {
 impl Mailbox {
     pub(super) fn new(topics: usize, wake: Waker) -> Self {
         let topics = (0..topics).map(|_| Topic::default()).collect();
-        Self { state: Mutex::new(State { topics, events: Vec::new() }), wake }
+        Self { state: Mutex::new(MailboxState { topics, events: Vec::new() }), wake }
     }
 
-    pub(super) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut MailboxState) -> R) -> R {
         f(&mut self.state.lock())
     }
 

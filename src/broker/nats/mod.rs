@@ -8,7 +8,6 @@ mod api;
 mod consumer;
 mod demand;
 mod durable;
-mod forgiven;
 mod link;
 mod mailbox;
 mod member;
@@ -17,6 +16,7 @@ mod names;
 mod options;
 mod publish;
 mod recovery;
+mod returned;
 mod runtime;
 mod streams;
 
@@ -193,7 +193,7 @@ impl Broker for NatsBroker {
                     })
                     .await
                 })?;
-            members.push((consumer::Member::new(topic.clone(), tell), member));
+            members.push((consumer::MemberHandle::new(topic.clone(), tell), member));
         }
         let mut sides = Vec::new();
         for (side, member) in members {

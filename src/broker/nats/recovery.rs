@@ -39,7 +39,7 @@ pub(super) struct Facts {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Do<T> {
+pub(super) enum Action<T> {
     Nothing,
     /// Ask for nothing more, forget what was asked for, and look at the consumer.
     Inspect,
@@ -55,7 +55,7 @@ pub(super) enum Do<T> {
     BeginAnew,
 }
 
-impl<T> Do<T> {
+impl<T> Action<T> {
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Self::Nothing)
     }
@@ -148,7 +148,7 @@ impl<T> Gate<T> {
     }
 
     /// A delivery: its sequence in the stream, its number among the consumer's deliveries, and what it is.
-    pub(super) fn arrived(&mut self, sequence: u64, number: u64, item: T) -> (Arrived<T>, Do<T>) {
+    pub(super) fn arrived(&mut self, sequence: u64, number: u64, item: T) -> (Arrived<T>, Action<T>) {
         let follows = self.next.is_none_or(|next| next == number);
         self.note(number);
         self.next = Some(number + 1);
@@ -161,9 +161,9 @@ impl<T> Gate<T> {
         let todo = match self.phase {
             Phase::Open | Phase::Collecting(_) if !follows => {
                 self.phase = Phase::Inspecting;
-                Do::Inspect
+                Action::Inspect
             }
-            _ => Do::Nothing,
+            _ => Action::Nothing,
         };
         if self.in_hand.contains(&sequence) {
             return (Arrived::Copy, todo);
@@ -172,7 +172,7 @@ impl<T> Gate<T> {
             if self.has_forgotten {
                 return (Arrived::Settled, todo);
             }
-            return (Arrived::Held, Do::BeginAnew);
+            return (Arrived::Held, Action::BeginAnew);
         }
         // One that was handed out before is no news to the ledger, and none to the order. Held, it would count as
         // unacknowledged when its acknowledgement is on its way.
@@ -215,9 +215,9 @@ impl<T> Gate<T> {
     }
 
     /// The consumer was looked at: asked for, or because the connection is a new one.
-    pub(super) fn inspected(&mut self, facts: Facts) -> Do<T> {
+    pub(super) fn inspected(&mut self, facts: Facts) -> Action<T> {
         if self.is_open() && self.next.is_none_or(|next| next == facts.number + 1) {
-            return Do::Nothing;
+            return Action::Nothing;
         }
         self.note(facts.number + 1);
         self.next = Some(facts.number + 1);
@@ -232,28 +232,28 @@ impl<T> Gate<T> {
         }
         self.phase =
             Phase::Collecting(Round { missing, upto: facts.sequence, in_hand, got: HashSet::default() });
-        Do::Collect(facts.unacknowledged)
+        Action::Collect(facts.unacknowledged)
     }
 
     /// No more comes of what was to be collected.
-    pub(super) fn collected(&mut self) -> Do<T> {
-        let Phase::Collecting(round) = &self.phase else { return Do::Nothing };
+    pub(super) fn collected(&mut self) -> Action<T> {
+        let Phase::Collecting(round) = &self.phase else { return Action::Nothing };
         if round.got.len() >= round.missing {
             let upto = round.upto;
             return self.open(upto);
         }
         self.rounds += 1;
         self.phase = Phase::Expiring;
-        Do::Expire { patiently: self.rounds > FAST_ROUNDS }
+        Action::Expire { patiently: self.rounds > FAST_ROUNDS }
     }
 
     /// What is not acknowledged is there to be delivered again.
-    pub(super) fn expired(&mut self) -> Do<T> {
+    pub(super) fn expired(&mut self) -> Action<T> {
         self.phase = Phase::Inspecting;
-        Do::Inspect
+        Action::Inspect
     }
 
-    fn open(&mut self, upto: u64) -> Do<T> {
+    fn open(&mut self, upto: u64) -> Action<T> {
         self.phase = Phase::Open;
         self.rounds = 0;
         let held = std::mem::take(&mut self.held);
@@ -263,11 +263,11 @@ impl<T> Gate<T> {
         }
         self.in_hand.extend(held.keys());
         self.newest = held.keys().next_back().copied().unwrap_or(0).max(self.newest);
-        Do::Open(held.into_values().collect())
+        Action::Open(held.into_values().collect())
     }
 
     /// One that was handed out is over, or was given back to the server.
-    pub(super) fn let_go(&mut self, sequence: u64) {
+    pub(super) fn forget(&mut self, sequence: u64) {
         self.in_hand.remove(&sequence);
     }
 }

@@ -1,6 +1,6 @@
 //! Looking at the consumer, and having it deliver again what is not acknowledged.
 
-use super::{Do, Incoming, Member, RETRY};
+use super::{Action, Incoming, Member, RETRY};
 use crate::broker::BrokerError;
 use crate::broker::nats::api::{self, ApiFault, ErrorCode};
 use crate::broker::nats::durable;
@@ -24,13 +24,13 @@ fn pinned_of(info: &consumer::Info) -> Option<&str> {
 
 impl Member {
     /// Asks for nothing more, and looks at the consumer.
-    pub(super) async fn inspect(&mut self) -> Do<Incoming> {
+    pub(super) async fn inspect(&mut self) -> Action<Incoming> {
         if self.demand.is_asking() || self.gate.is_collecting() {
             self.reset_inbox().await;
         }
         // Before the count, in which they would be missing.
         let is_confirmed = self.confirm_before().await;
-        let Some(info) = self.info().await else { return Do::Nothing };
+        let Some(info) = self.info().await else { return Action::Nothing };
         if !is_confirmed && self.acks.len() > 0 {
             self.unanswered += 1;
             if self.unanswered < UNANSWERED {
@@ -42,7 +42,7 @@ impl Member {
         self.unanswered = 0;
         if pinned_of(&info) != self.pin.as_deref() {
             self.unpinned().await;
-            return Do::Nothing;
+            return Action::Nothing;
         }
         self.problem(None);
         self.gate.inspected(Facts {
@@ -60,13 +60,13 @@ impl Member {
         }
     }
 
-    fn inspect_later(&mut self, problem: &str) -> Do<Incoming> {
+    fn inspect_later(&mut self, problem: &str) -> Action<Incoming> {
         if self.is_up() {
             self.problem(Some(problem.to_owned()));
         }
         let timer = if self.pin.is_some() { &mut self.timers.inspect } else { &mut self.timers.look };
         *timer = Some(Instant::now() + RETRY);
-        Do::Nothing
+        Action::Nothing
     }
 
     /// The consumer as it is, set as it should be. None: it is tried again later.
@@ -208,7 +208,7 @@ impl Member {
         }
         if self.pin.is_some() {
             let todo = self.gate.expired();
-            self.timers.inspect = matches!(todo, Do::Inspect).then(Instant::now);
+            self.timers.inspect = matches!(todo, Action::Inspect).then(Instant::now);
         } else {
             self.stand_by().await;
         }

@@ -2,7 +2,7 @@
 
 use super::Member;
 use crate::broker::nats::message::Delivery;
-use crate::broker::nats::{durable, forgiven};
+use crate::broker::nats::{durable, returned};
 use crate::foreign;
 use async_nats::Subject;
 use std::time::Duration;
@@ -35,13 +35,13 @@ impl Member {
     /// Notes that what is given back was in the hands of a process that ended in an orderly way.
     async fn forgive(&mut self, left: &[(u64, Subject)]) {
         let times = |(sequence, reply): &(u64, Subject)| Some((*sequence, Delivery::of(reply)?.times));
-        let note = forgiven::note(left.iter().filter_map(times));
+        let note = returned::note(left.iter().filter_map(times));
         let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
         if left.is_empty() {
             return;
         }
         if let Err(fault) =
-            durable::note(jetstream, stream, &self.setup.consumer, (forgiven::KEY, note)).await
+            durable::note(jetstream, stream, &self.setup.consumer, (returned::KEY, note)).await
         {
             foreign::warn!(
                 topic = &*self.setup.topic.1,

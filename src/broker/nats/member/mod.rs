@@ -19,12 +19,12 @@ use super::acks::Acks;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
 use super::durable::Wanted;
-use super::forgiven;
 use super::link::Link;
 use super::mailbox::{Incoming, Mailbox};
 use super::message::Delivery;
 use super::publish::sleep_until;
-use super::recovery::{Arrived, Do, Gate};
+use super::recovery::{Action, Arrived, Gate};
+use super::returned;
 use crate::broker::{BrokerError, Partition, Position};
 use crate::foreign;
 use crate::sync::Arc;
@@ -247,7 +247,7 @@ impl Member {
             self.carry_out(todo).await;
         }
         if self.pin.is_some() {
-            self.carry_out(Do::Inspect).await;
+            self.carry_out(Action::Inspect).await;
         } else {
             self.look().await;
         }
@@ -258,7 +258,7 @@ impl Member {
             Some(Command::Turn { settled, taken }) => {
                 self.demand.taken(taken);
                 for sequence in settled {
-                    self.gate.let_go(sequence);
+                    self.gate.forget(sequence);
                     if let Some(reply) = self.replies.remove(&sequence) {
                         self.acknowledge(reply).await;
                     }
@@ -267,7 +267,7 @@ impl Member {
             }
             Some(Command::Confirm(promise)) => self.confirm_all(promise).await,
             Some(Command::GiveBack(sequence, delay)) => {
-                self.gate.let_go(sequence);
+                self.gate.forget(sequence);
                 if let Some(reply) = self.replies.remove(&sequence) {
                     self.given_back += 1;
                     self.give_back(reply, delay).await;
@@ -302,7 +302,7 @@ impl Member {
     }
 
     /// A message that was pulled, or what the server says of a pull.
-    async fn message(&mut self, message: Message) -> Do<Incoming> {
+    async fn message(&mut self, message: Message) -> Action<Incoming> {
         let delivery = message.reply.as_ref().and_then(|reply| Delivery::of(reply));
         let (Some(delivery), None) = (delivery, message.status) else { return self.status(&message).await };
         let reply = message.reply.clone().expect("a delivery has one");
@@ -310,7 +310,7 @@ impl Member {
         self.newest = self.newest.max(sequence);
         let bytes = message.length;
         self.demand.arrived(bytes);
-        let mut todo = Do::Nothing;
+        let mut todo = Action::Nothing;
         if self.pin.is_none() {
             let pin = message.headers.as_ref().and_then(|headers| headers.get_last(NATS_PIN_ID));
             todo = self.pinned(pin.map(ToString::to_string).unwrap_or_default(), number).await;
@@ -349,11 +349,11 @@ impl Member {
                 return self.gate.collected();
             }
         }
-        std::mem::replace(&mut todo, Do::Nothing)
+        std::mem::replace(&mut todo, Action::Nothing)
     }
 
     /// The first message under a pin: from now on the server delivers to this one.
-    async fn pinned(&mut self, pin: String, number: u64) -> Do<Incoming> {
+    async fn pinned(&mut self, pin: String, number: u64) -> Action<Incoming> {
         let (topic, group) = (&self.setup.topic.1, &self.setup.wanted.name);
         foreign::info!(topic = &**topic, consumer = group, "this instance is the active one of its group");
         self.presence = self.setup.client.subscribe(presence_subject(&pin)).await.ok();
@@ -365,7 +365,7 @@ impl Member {
             // Somebody else was in between.
             self.lose();
         }
-        if self.gate.is_open() { Do::Nothing } else { Do::Inspect }
+        if self.gate.is_open() { Action::Nothing } else { Action::Inspect }
     }
 
     /// Hands out what the gate held; from now on it passes.
@@ -377,11 +377,11 @@ impl Member {
                 .setup
                 .consumer
                 .metadata
-                .get(forgiven::KEY)
-                .map_or_else(HashMap::new, |text| forgiven::read(text));
+                .get(returned::KEY)
+                .map_or_else(HashMap::new, |text| returned::read(text));
             for Incoming { delivery, .. } in &mut held {
-                let forgiven = noted.get(&delivery.sequence).copied().unwrap_or(0);
-                delivery.times = delivery.times.saturating_sub(forgiven).max(1);
+                let returned = noted.get(&delivery.sequence).copied().unwrap_or(0);
+                delivery.times = delivery.times.saturating_sub(returned).max(1);
             }
             self.is_assigned = true;
             self.generation += 1;
@@ -448,30 +448,30 @@ impl Member {
                 consumer = self.setup.wanted.name,
                 "a pull has not ended when it should have; it is begun anew"
             );
-            self.carry_out(Do::Inspect).await;
+            self.carry_out(Action::Inspect).await;
         }
         if take_due(&mut self.timers.check, now) && self.timers.expired.is_none() && self.is_up() {
             self.check().await;
         }
         if take_due(&mut self.timers.inspect, now) {
-            self.carry_out(Do::Inspect).await;
+            self.carry_out(Action::Inspect).await;
         }
         if take_due(&mut self.timers.look, now) {
             self.look().await;
         }
     }
 
-    async fn carry_out(&mut self, mut todo: Do<Incoming>) {
+    async fn carry_out(&mut self, mut todo: Action<Incoming>) {
         loop {
             todo = match todo {
-                Do::Nothing => return,
-                Do::Inspect => self.inspect().await,
-                Do::Collect(records) => return self.collect(records).await,
-                Do::Expire { patiently } => return self.expire(patiently).await,
-                Do::Open(held) => return self.open(held),
-                Do::BeginAnew => {
+                Action::Nothing => return,
+                Action::Inspect => self.inspect().await,
+                Action::Collect(records) => return self.collect(records).await,
+                Action::Expire { patiently } => return self.expire(patiently).await,
+                Action::Open(held) => return self.open(held),
+                Action::BeginAnew => {
                     self.lose();
-                    Do::Inspect
+                    Action::Inspect
                 }
             };
         }

@@ -1,6 +1,6 @@
 //! What a member asks its server for, and what the server says of it.
 
-use super::{Do, Incoming, Member, presence_subject};
+use super::{Action, Incoming, Member, presence_subject};
 use crate::broker::nats::api;
 use crate::broker::nats::demand::{Amount, Request};
 use crate::broker::nats::durable::PIN_GROUP;
@@ -118,9 +118,9 @@ impl Member {
     }
 
     /// What the server says of a pull.
-    pub(super) async fn status(&mut self, message: &Message) -> Do<Incoming> {
+    pub(super) async fn status(&mut self, message: &Message) -> Action<Incoming> {
         let Some((status, purpose)) = message.status.zip(Purpose::of(&message.subject)) else {
-            return Do::Nothing;
+            return Action::Nothing;
         };
         let description = message.description.as_deref().unwrap_or_default();
         let number = |name: &str| {
@@ -128,10 +128,10 @@ impl Member {
             value.and_then(|value| value.as_str().parse().ok())
         };
         match (status, purpose) {
-            (StatusCode::IDLE_HEARTBEAT, _) => return Do::Nothing,
+            (StatusCode::IDLE_HEARTBEAT, _) => return Action::Nothing,
             (StatusCode::PIN_ID_MISMATCH, _) if self.pin.is_some() => {
                 self.unpinned().await;
-                return Do::Nothing;
+                return Action::Nothing;
             }
             (StatusCode::NO_RESPONDERS, _) => return self.nobody_answers(),
             _ => {}
@@ -161,11 +161,11 @@ impl Member {
             Purpose::Standby => self.timers.look = Some(Instant::now()),
             Purpose::KeepPin => {}
         }
-        Do::Nothing
+        Action::Nothing
     }
 
     /// The consumer, its stream, or JetStream is gone.
-    fn nobody_answers(&mut self) -> Do<Incoming> {
+    fn nobody_answers(&mut self) -> Action<Incoming> {
         self.demand.forget();
         if self.pin.is_some() {
             // Not at once: it may be that a server is just coming up.
@@ -173,7 +173,7 @@ impl Member {
         } else {
             self.timers.look = Some(Instant::now() + super::RETRY);
         }
-        Do::Nothing
+        Action::Nothing
     }
 
     /// The pin is not this one's any more.

@@ -46,7 +46,7 @@ struct Process {
     /// Taken out of the server and on their way: sequence and number.
     arriving: Vec<(u64, u64)>,
     /// What the gate wants next.
-    wants: Vec<Do<u64>>,
+    wants: Vec<Action<u64>>,
     collecting: usize,
 }
 
@@ -153,7 +153,7 @@ impl World {
                     if !self.effects.contains(&sequence) {
                         self.effects.push(sequence);
                     }
-                    self.process.gate.let_go(sequence);
+                    self.process.gate.forget(sequence);
                     self.process.acks.push(sequence);
                 }
             }
@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    fn look(&mut self) -> Do<u64> {
+    fn look(&mut self) -> Action<u64> {
         self.process.gate.inspected(self.server.facts())
     }
 
@@ -242,7 +242,7 @@ impl World {
         }
         for sequence in sequences {
             if self.process.handled.contains(&sequence) {
-                self.process.gate.let_go(sequence);
+                self.process.gate.forget(sequence);
                 self.process.acks.push(sequence);
             } else if !self.process.queue.contains(&sequence) {
                 self.process.queue.push(sequence);
@@ -251,13 +251,13 @@ impl World {
     }
 
     /// Handing out is done at once; what waits for an answer is done later, unless something else is wanted by then.
-    fn want(&mut self, todo: Do<u64>) {
+    fn want(&mut self, todo: Action<u64>) {
         if todo.is_nothing() {
             return;
         }
         self.process.wants.clear();
         match todo {
-            Do::Open(held) => self.hand_out(held),
+            Action::Open(held) => self.hand_out(held),
             todo => self.process.wants.push(todo),
         }
     }
@@ -273,30 +273,30 @@ impl World {
             return Ok(());
         };
         let next = match todo {
-            Do::Nothing => Do::Nothing,
-            Do::Inspect => {
+            Action::Nothing => Action::Nothing,
+            Action::Inspect => {
                 self.process.arriving.clear();
                 self.step(Op::Ack(usize::MAX))?;
                 self.look()
             }
-            Do::Collect(records) => {
+            Action::Collect(records) => {
                 self.process.collecting = records;
                 self.pull(records);
                 if self.process.arriving.len() < records {
                     // The server says that there is no more, behind what there is.
                     self.arrive_all_and_end();
                 }
-                Do::Nothing
+                Action::Nothing
             }
-            Do::Expire { .. } => {
+            Action::Expire { .. } => {
                 self.step(Op::Expire(usize::MAX))?;
                 self.process.gate.expired()
             }
-            Do::Open(_) => unreachable!("done as soon as it is wanted"),
-            Do::BeginAnew => {
+            Action::Open(_) => unreachable!("done as soon as it is wanted"),
+            Action::BeginAnew => {
                 self.anew += 1;
                 self.process = Process::new();
-                Do::Nothing
+                Action::Nothing
             }
         };
         self.want(next);
@@ -321,7 +321,7 @@ impl Process {
             handled: BTreeSet::new(),
             acks: Vec::new(),
             arriving: Vec::new(),
-            wants: vec![Do::Inspect],
+            wants: vec![Action::Inspect],
             collecting: 0,
         }
     }
@@ -380,35 +380,35 @@ fn the_property_finds_a_planted_fault() {
 /// A gate that was opened with two recovered messages, 3 and 4 of 5.
 fn opened() -> Gate<u64> {
     let mut gate = Gate::new();
-    assert_eq!(gate.inspected(Facts { unacknowledged: 2, sequence: 5, number: 5 }), Do::Collect(2));
-    assert_eq!(gate.arrived(4, 6, 4), (Arrived::Held, Do::Nothing));
-    assert_eq!(gate.arrived(3, 7, 3), (Arrived::Held, Do::Nothing));
-    assert_eq!(gate.collected(), Do::Open(vec![3, 4]));
+    assert_eq!(gate.inspected(Facts { unacknowledged: 2, sequence: 5, number: 5 }), Action::Collect(2));
+    assert_eq!(gate.arrived(4, 6, 4), (Arrived::Held, Action::Nothing));
+    assert_eq!(gate.arrived(3, 7, 3), (Arrived::Held, Action::Nothing));
+    assert_eq!(gate.collected(), Action::Open(vec![3, 4]));
     gate
 }
 
 #[test]
 fn a_connection_that_lost_nothing_costs_nothing() {
     let mut gate = opened();
-    assert_eq!(gate.inspected(Facts { unacknowledged: 2, sequence: 5, number: 7 }), Do::Nothing);
-    assert_eq!(gate.arrived(6, 8, 6), (Arrived::Pass(6), Do::Nothing));
+    assert_eq!(gate.inspected(Facts { unacknowledged: 2, sequence: 5, number: 7 }), Action::Nothing);
+    assert_eq!(gate.arrived(6, 8, 6), (Arrived::Pass(6), Action::Nothing));
 }
 
 #[test]
 fn a_stranger_makes_it_begin_anew_unless_the_server_has_forgotten_something() {
     // It was counted as acknowledged when the gate opened, and was not.
-    assert_eq!(opened().arrived(2, 8, 2), (Arrived::Held, Do::BeginAnew));
+    assert_eq!(opened().arrived(2, 8, 2), (Arrived::Held, Action::BeginAnew));
     let mut gate = opened();
-    assert_eq!(gate.inspected(Facts { unacknowledged: 3, sequence: 5, number: 5 }), Do::Collect(3));
-    assert_eq!(gate.arrived(2, 6, 2), (Arrived::Settled, Do::Nothing), "an earlier owner had settled it");
+    assert_eq!(gate.inspected(Facts { unacknowledged: 3, sequence: 5, number: 5 }), Action::Collect(3));
+    assert_eq!(gate.arrived(2, 6, 2), (Arrived::Settled, Action::Nothing), "an earlier owner had settled it");
 }
 
 #[test]
 fn it_waits_when_fast_rounds_bring_nothing() {
     let mut gate = Gate::<u64>::new();
     for round in 0..=FAST_ROUNDS {
-        assert_eq!(gate.inspected(Facts { unacknowledged: 1, sequence: 5, number: 5 }), Do::Collect(1));
-        assert_eq!(gate.collected(), Do::Expire { patiently: round == FAST_ROUNDS });
-        assert_eq!(gate.expired(), Do::Inspect);
+        assert_eq!(gate.inspected(Facts { unacknowledged: 1, sequence: 5, number: 5 }), Action::Collect(1));
+        assert_eq!(gate.collected(), Action::Expire { patiently: round == FAST_ROUNDS });
+        assert_eq!(gate.expired(), Action::Inspect);
     }
 }

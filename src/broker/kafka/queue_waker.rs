@@ -15,7 +15,7 @@ use std::task::Waker;
 ///
 /// By hand, since the crate gives only consumers a callback for this, and its producer's blocking poll spends the last
 /// millisecond of its time in a loop: 3 % of a core where nothing happens, measured with polls of 25 ms.
-pub(super) struct Bell {
+pub(super) struct QueueWaker {
     queue: NonNull<rd_kafka_queue_t>,
     /// In a place of its own, which the queue knows.
     _waker: Box<Waker>,
@@ -23,21 +23,21 @@ pub(super) struct Bell {
     _client: Arc<Client>,
 }
 
-unsafe extern "C" fn ring(_: *mut rd_kafka_t, waker: *mut c_void) {
-    // SAFETY: it is the waker of a bell, which disables this callback before the waker goes.
+unsafe extern "C" fn wake(_: *mut rd_kafka_t, waker: *mut c_void) {
+    // SAFETY: it is the waker of one of these, which disables this callback before the waker goes.
     let waker = unsafe { &*waker.cast::<Waker>() };
     waker.wake_by_ref();
 }
 
-impl Bell {
-    pub(super) fn hang(client: Arc<Client>, waker: Waker) -> Option<Self> {
+impl QueueWaker {
+    pub(super) fn register(client: Arc<Client>, waker: Waker) -> Option<Self> {
         let waker = Box::new(waker);
-        // SAFETY: the client lives, and the reference to its queue is given back when the bell is dropped.
+        // SAFETY: the client lives, and the reference to its queue is given back when this is dropped.
         let queue = NonNull::new(unsafe { rd_kafka_queue_get_main(client.client().native_ptr()) })?;
         let place = ptr::from_ref::<Waker>(&waker).cast_mut().cast::<c_void>();
-        // SAFETY: queue and waker live until the bell is dropped, which disables the callback first. A waker may be
+        // SAFETY: queue and waker live until this is dropped, which disables the callback first. A waker may be
         // woken from any thread.
-        unsafe { rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(ring), place) };
+        unsafe { rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(wake), place) };
         Some(Self { queue, _waker: waker, _client: client })
     }
 
@@ -48,7 +48,7 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for QueueWaker {
     fn drop(&mut self) {
         // SAFETY: the reference to the queue is ours, and given back last. Disabling takes the lock under which the
         // callback is called, so none is under way behind it.

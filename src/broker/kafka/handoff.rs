@@ -1,6 +1,6 @@
 //! What a subscription's thread and the client's thread have in common.
 
-use super::commits::{Commits, Outcome, Place};
+use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::sync::{Mutex, OnceLock};
@@ -15,20 +15,20 @@ pub(super) type Waiter = Promise<Result<(), String>>;
 const RECORDS: usize = 4_096;
 const BYTES: usize = 4 << 20;
 
-pub(super) struct Desk {
+pub(super) struct Handoff {
     pub(super) spec: ConsumerSpec,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<HandoffState>,
     /// Wakes the client's thread, which sets it when it starts.
     pub(super) member: OnceLock<Waker>,
     subscription: Waker,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct State {
+pub(super) struct HandoffState {
     pub(super) mailbox: Mailbox,
     pub(super) commits: Commits<Waiter>,
     /// Why nothing goes on, if that is so.
-    pub(super) trouble: Option<String>,
+    pub(super) problem: Option<String>,
     pub(super) has_joined: bool,
     /// The client's thread waits for room.
     pub(super) is_room_wanted: bool,
@@ -39,14 +39,14 @@ pub(super) struct State {
     pub(super) generations: u64,
 }
 
-impl Desk {
+impl Handoff {
     pub(super) fn new(spec: ConsumerSpec, subscription: Waker) -> Self {
         let Budget { records, bytes } = spec.budget;
         let bound = Budget { records: records.min(RECORDS), bytes: bytes.min(BYTES) };
-        let state = State {
+        let state = HandoffState {
             mailbox: Mailbox::new(bound),
             commits: Commits::new(),
-            trouble: None,
+            problem: None,
             has_joined: false,
             is_room_wanted: false,
             is_stopping_changed: false,
@@ -67,22 +67,22 @@ impl Desk {
     }
 }
 
-impl State {
+impl HandoffState {
     /// Passes on what an answer to a commit led to. Who waited is to be told without the lock.
     pub(super) fn committed(
         &mut self,
-        outcome: Outcome<Waiter>,
+        report: CommitReport<Waiter>,
         partitions: &[Partition],
     ) -> Vec<(Waiter, Result<(), String>)> {
-        self.failed(outcome.failed, partitions);
-        outcome.told
+        self.failed(report.failed, partitions);
+        report.told
     }
 
     /// Tells the subscription of commits that have failed.
-    pub(super) fn failed(&mut self, failed: Vec<(Place, String)>, partitions: &[Partition]) {
+    pub(super) fn failed(&mut self, failed: Vec<(TopicPartition, String)>, partitions: &[Partition]) {
         for (place, reason) in failed {
             if let Some(partition) = partitions.iter().find(|p| (p.topic, p.partition) == place) {
-                self.mailbox.tell(Polled::CommitFailed(*partition, reason));
+                self.mailbox.push_event(Polled::CommitFailed(*partition, reason));
             }
         }
     }

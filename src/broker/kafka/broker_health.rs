@@ -28,13 +28,13 @@ pub(super) enum Sign {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct BrokerHealth {
     suspected: Option<String>,
     known: Option<(Kind, String)>,
     ask_at: Option<Instant>,
 }
 
-impl Trouble {
+impl BrokerHealth {
     /// An error was heard of.
     pub(super) fn heard(&mut self, kind: Kind, reason: &str, now: Instant) {
         match kind {
@@ -84,51 +84,51 @@ mod tests {
 
     #[test]
     fn one_lost_connection_is_no_trouble_if_the_brokers_answer() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
-        trouble.heard(Kind::Connection, "b:9092 hung up", now);
-        assert_eq!((trouble.ask_at(), trouble.reason()), (Some(now), None));
-        trouble.works(Sign::Answer);
-        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+        let (mut health, now) = (BrokerHealth::default(), Instant::now());
+        health.heard(Kind::Connection, "b:9092 hung up", now);
+        assert_eq!((health.ask_at(), health.reason()), (Some(now), None));
+        health.works(Sign::Answer);
+        assert_eq!((health.ask_at(), health.reason()), (None, None));
     }
 
     #[test]
     fn brokers_that_do_not_answer_are_trouble_until_they_do() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
-        trouble.heard(Kind::Connection, "refused", now);
-        trouble.unanswered("no answer", now);
-        assert_eq!(trouble.reason(), Some("no answer; before that: refused"));
-        assert_eq!(trouble.ask_at(), Some(now + ASK_EVERY));
-        trouble.unanswered("no answer", now);
-        trouble.works(Sign::Answer);
-        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+        let (mut health, now) = (BrokerHealth::default(), Instant::now());
+        health.heard(Kind::Connection, "refused", now);
+        health.unanswered("no answer", now);
+        assert_eq!(health.reason(), Some("no answer; before that: refused"));
+        assert_eq!(health.ask_at(), Some(now + ASK_EVERY));
+        health.unanswered("no answer", now);
+        health.works(Sign::Answer);
+        assert_eq!((health.ask_at(), health.reason()), (None, None));
     }
 
     #[test]
     fn a_refusal_is_said_at_once() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
-        trouble.heard(Kind::Refused, "wrong password", now);
-        assert_eq!((trouble.ask_at(), trouble.reason()), (Some(now), Some("wrong password")));
-        trouble.unanswered("no answer", now);
-        assert_eq!(trouble.reason(), Some("wrong password"), "what was said first says most");
-        trouble.works(Sign::Answer);
-        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+        let (mut health, now) = (BrokerHealth::default(), Instant::now());
+        health.heard(Kind::Refused, "wrong password", now);
+        assert_eq!((health.ask_at(), health.reason()), (Some(now), Some("wrong password")));
+        health.unanswered("no answer", now);
+        assert_eq!(health.reason(), Some("wrong password"), "what was said first says most");
+        health.works(Sign::Answer);
+        assert_eq!((health.ask_at(), health.reason()), (None, None));
     }
 
     #[test]
     fn what_the_group_refuses_is_over_when_the_group_works() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
-        trouble.heard(Kind::Group, "not authorized", now);
-        trouble.works(Sign::Answer);
-        assert_eq!(trouble.reason(), Some("not authorized"));
-        trouble.works(Sign::Work);
-        assert_eq!((trouble.ask_at(), trouble.reason()), (None, None));
+        let (mut health, now) = (BrokerHealth::default(), Instant::now());
+        health.heard(Kind::Group, "not authorized", now);
+        health.works(Sign::Answer);
+        assert_eq!(health.reason(), Some("not authorized"));
+        health.works(Sign::Work);
+        assert_eq!((health.ask_at(), health.reason()), (None, None));
     }
 
     #[test]
     fn records_do_not_hide_a_suspicion() {
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
-        trouble.heard(Kind::Connection, "b:9092 hung up", now);
-        trouble.works(Sign::Work);
-        assert_eq!(trouble.ask_at(), Some(now));
+        let (mut health, now) = (BrokerHealth::default(), Instant::now());
+        health.heard(Kind::Connection, "b:9092 hung up", now);
+        health.works(Sign::Work);
+        assert_eq!(health.ask_at(), Some(now));
     }
 }
