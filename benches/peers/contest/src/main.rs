@@ -45,10 +45,10 @@ struct Run {
     /// Which contests; all by default.
     #[arg(long, value_delimiter = ',', default_values_t = [Contest::Pool, Contest::Bus, Contest::Kafka, Contest::Nats])]
     only: Vec<Contest>,
-    /// Runs of each variant in each shape.
+    /// Runs of each variant in each shape, also in the quick form.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
-    /// Shorter runs, and fewer of them.
+    /// Shorter runs and fewer cases, each in as many rounds.
     #[arg(long)]
     quick: bool,
     /// `kafka://host:port` of a broker that nobody else uses meanwhile.
