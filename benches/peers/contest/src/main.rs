@@ -112,6 +112,18 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
+    fn both_forms_have_five_rounds_unless_told_otherwise() {
+        let rounds = |more: &[&str]| {
+            let line = ["contest", "run", "--programs", "bin", "--out", "results"];
+            match Options::parse_from(line.iter().chain(more)).command {
+                Command::Run(run) => run.rounds,
+                Command::Report { .. } => unreachable!("it was told to run"),
+            }
+        };
+        assert_eq!([rounds(&[]), rounds(&["--quick"]), rounds(&["--quick", "--rounds", "1"])], [5, 5, 1]);
+    }
+
+    #[test]
     fn what_is_kept_of_the_results_is_what_their_lines_give() {
         let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results");
         let results = summary::read(&kept.join(LINES)).expect("the lines of the last contest are kept");

@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) variants: Vec<Variant>,
     /// For each panel and each variant, what it did there.
     pub(crate) cells: Vec<Vec<Option<Cell>>>,
+    /// Timed runs that ended without figures.
+    pub(crate) failed: usize,
 }
 
 /// Under which circumstances.
@@ -184,10 +186,10 @@ pub(crate) fn parse(text: &str) -> Result<Results, Error> {
             Err(not_a_line) => failures.push(serde_json::from_str(row).map_err(|_| not_a_line)?),
         }
     }
-    Ok(Results { machine, shapes: shapes(&lines), failures })
+    Ok(Results { machine, shapes: shapes(&lines, &failures), failures })
 }
 
-fn shapes(lines: &[Line]) -> Vec<Shape> {
+fn shapes(lines: &[Line], failures: &[Failure]) -> Vec<Shape> {
     let mut shapes = Vec::new();
     for (contest, name) in distinct(lines.iter().map(|line| (&line.contest, &line.shape))) {
         let own: Vec<_> =
@@ -211,7 +213,8 @@ fn shapes(lines: &[Line]) -> Vec<Shape> {
             }
         };
         let variants = variants.iter().map(described).collect();
-        shapes.push(Shape { contest: contest.clone(), name: name.clone(), panels, variants, cells });
+        let failed = failures.iter().filter(|failure| failure.is_of(contest, name)).count();
+        shapes.push(Shape { contest: contest.clone(), name: name.clone(), panels, variants, cells, failed });
     }
     shapes
 }

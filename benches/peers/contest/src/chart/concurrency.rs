@@ -63,5 +63,6 @@ fn counted(shape: &Shape) -> Option<Shape> {
         panels: panels.iter().map(|panel| shape.panels[*panel]).collect(),
         variants: variants.iter().map(|variant| shape.variants[*variant].clone()).collect(),
         cells: panels.iter().map(cells).collect(),
+        failed: shape.failed,
     })
 }

@@ -93,5 +93,9 @@ fn samples(shape: &Shape) -> String {
         if min < max { format!("{} to {}", format(min), format(max)) } else { format(max) }
     };
     let runs = text(range(|cell| cell.runs as f64), |runs| format!("{runs:.0}"));
-    format!("N = {runs} runs of {} messages", text(range(|cell| cell.n as f64), count))
+    let failed = match shape.failed {
+        0 => String::new(),
+        failed => format!("; {failed} more failed, see table.md"),
+    };
+    format!("N = {runs} runs of {} messages{failed}", text(range(|cell| cell.n as f64), count))
 }

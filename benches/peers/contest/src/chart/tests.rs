@@ -40,10 +40,15 @@ fn line(
 }
 
 fn results(lines: &[Line]) -> Results {
+    summary::parse(&written(lines)).expect("is what is written")
+}
+
+/// As the contest writes them.
+fn written(lines: &[Line]) -> String {
     let head = r#"{"machine":{"cpu":"Intel(R) Xeon(R) Platinum 8488C CPU @ 2.40GHz","cpu_model":"GenuineIntel family 6 model 143, virtual","cores":128,"kernel":"Linux 6.18.44-1027-generic-amd64","rustc":"rustc 1.95.0 (59807616e 2026-04-14)","load":"0","date":"2026-01-01","commit":"1","rounds":5,"quick":false}}"#;
     let lines = lines.iter().map(|line| serde_json::to_string(line).expect("is JSON"));
     let text: Vec<_> = std::iter::once(head.to_owned()).chain(lines).collect();
-    summary::parse(&text.join("\n")).expect("is what is written")
+    text.join("\n")
 }
 
 /// Long names, figures of all lengths, rounds far apart, nothing beside something, one beside eight decades.
@@ -297,6 +302,23 @@ fn a_chart_names_the_processor_and_is_written_for_dark_pages_too() {
             assert!(dark.contains(&format!(".{class} {{")), "{name}: {class} is the same on a dark page");
         }
     }
+}
+
+#[test]
+fn a_chart_says_how_many_of_its_runs_failed() {
+    let line = line("kafka", "consume", "keylane", (2, 0), 900e3, &Measured::default());
+    let mut rows = vec![written(&[line])];
+    for failed in [
+        "brokers kafka keylane consume 0 --url kafka://127.0.0.1:9092",
+        "brokers kafka raw consume 10000 --url kafka://127.0.0.1:9092",
+        "brokers kafka raw consume_zipf 0 --url kafka://127.0.0.1:9092",
+        "pool run raw complete 1 2 2000000",
+    ] {
+        rows.push(format!("{{\"failed\":\"{failed}\",\"why\":\"no broker\"}}"));
+    }
+    let drawing = chart(&summary::parse(&rows.join("\n")).expect("is what is written"), "kafka-consume.svg");
+    let footer = "N = 1 runs of 1.00 k messages; 2 more failed, see table.md";
+    assert!(texts(&drawing).any(|(_, text, _)| text.ends_with(footer)));
 }
 
 #[test]
