@@ -30,6 +30,14 @@ pub(crate) struct Failure {
     pub(crate) why: String,
 }
 
+impl Failure {
+    /// Whether it is a timed run of a shape. A contest is a program of its own, or the first argument of one.
+    pub(crate) fn is_of(&self, contest: &str, shape: &str) -> bool {
+        let words: Vec<_> = self.failed.split(' ').collect();
+        words.iter().take(2).any(|word| *word == contest) && words.contains(&shape)
+    }
+}
+
 /// Runs all that was asked for, and writes one line for each.
 pub(crate) fn run(run: &Run) -> Result<(), Error> {
     end_with_the_run()?;

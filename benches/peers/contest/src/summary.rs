@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) variants: Vec<Variant>,
     /// For each panel and each variant, what it did there.
     pub(crate) cells: Vec<Vec<Option<Cell>>>,
+    /// Timed runs that ended without figures.
+    pub(crate) failed: usize,
 }
 
 /// Under which circumstances.
@@ -38,6 +40,7 @@ pub(crate) enum Panel {
 }
 
 /// A row of a table or a chart.
+#[derive(Clone)]
 pub(crate) struct Variant {
     pub(crate) name: String,
     pub(crate) settings: String,
@@ -45,7 +48,7 @@ pub(crate) struct Variant {
 }
 
 /// The runs of a variant in a panel.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Cell {
     pub(crate) runs: usize,
     pub(crate) n: u64,
@@ -167,22 +170,26 @@ fn panel_of(line: &Line) -> Panel {
 
 /// Reads what a contest wrote.
 pub(crate) fn read(path: &Path) -> Result<Results, Error> {
-    let named = |error: &dyn std::fmt::Display| Error::other(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+    let named = |error: Error| Error::other(format!("{}: {error}", path.display()));
+    parse(&std::fs::read_to_string(path).map_err(named)?).map_err(named)
+}
+
+/// The first line is that of the machine, each other one a run or a failure.
+pub(crate) fn parse(text: &str) -> Result<Results, Error> {
     let mut rows = text.lines();
-    let head = rows.next().ok_or_else(|| named(&"it is empty"))?;
-    let Head { machine } = serde_json::from_str(head).map_err(|error| named(&error))?;
+    let head = rows.next().ok_or_else(|| Error::other("it is empty"))?;
+    let Head { machine } = serde_json::from_str(head)?;
     let (mut lines, mut failures) = (Vec::<Line>::new(), Vec::<Failure>::new());
     for row in rows {
         match serde_json::from_str(row) {
             Ok(line) => lines.push(line),
-            Err(not_a_line) => failures.push(serde_json::from_str(row).map_err(|_| named(&not_a_line))?),
+            Err(not_a_line) => failures.push(serde_json::from_str(row).map_err(|_| not_a_line)?),
         }
     }
-    Ok(Results { machine, shapes: shapes(&lines), failures })
+    Ok(Results { machine, shapes: shapes(&lines, &failures), failures })
 }
 
-fn shapes(lines: &[Line]) -> Vec<Shape> {
+fn shapes(lines: &[Line], failures: &[Failure]) -> Vec<Shape> {
     let mut shapes = Vec::new();
     for (contest, name) in distinct(lines.iter().map(|line| (&line.contest, &line.shape))) {
         let own: Vec<_> =
@@ -206,7 +213,8 @@ fn shapes(lines: &[Line]) -> Vec<Shape> {
             }
         };
         let variants = variants.iter().map(described).collect();
-        shapes.push(Shape { contest: contest.clone(), name: name.clone(), panels, variants, cells });
+        let failed = failures.iter().filter(|failure| failure.is_of(contest, name)).count();
+        shapes.push(Shape { contest: contest.clone(), name: name.clone(), panels, variants, cells, failed });
     }
     shapes
 }

@@ -12,7 +12,7 @@ pub(crate) fn markdown(results: &Results) -> String {
     text.push_str(
         "Figures are medians with (smallest to largest) of the rounds. CPU, context switches, allocations and their \
          bytes are per message, of the whole process. What each shape is, and what is not equal, is in \
-         `benches/README.md`.\n",
+         `benches/README.md`. P: producers, W: workers; an empty cell was not run, or every run of it failed.\n",
     );
     for shape in &results.shapes {
         write(&mut text, format_args!("\n## {}: {}\n\n", shape.contest, shape.name));
@@ -85,23 +85,26 @@ fn costs_of(cell: &Cell) -> [String; 4] {
 }
 
 fn latencies(text: &mut String, shape: &Shape) {
-    head(
-        text,
-        &["variant", "order and count", "p50", "p99", "p99.9", "max", "CPU", "switches", "N"]
-            .map(str::to_owned),
-    );
-    for (number, variant) in shape.variants.iter().enumerate() {
-        for cell in shape.row(number).flatten() {
-            let Some(Latency { p50, p99, p999, max }) = cell.latency else { continue };
+    for (number, (panel, cells)) in shape.panels.iter().zip(&shape.cells).enumerate() {
+        let gap = if number > 0 { "\n" } else { "" };
+        write(text, format_args!("{gap}### {panel}\n\n"));
+        head(
+            text,
+            &["variant", "order and count", "p50", "p99", "p99.9", "max", "CPU", "switches", "N"]
+                .map(str::to_owned),
+        );
+        for (variant, cell) in shape.variants.iter().zip(cells) {
+            let timed = cell.as_ref().and_then(|cell| Some((cell, cell.latency?)));
+            let Some((cell, Latency { p50, p99, p999, max })) = timed else { continue };
             let switches = cell.voluntary_switches.median + cell.involuntary_switches.median;
-            let mut cells = vec![variant.name.clone(), soundness(std::iter::once(Some(cell)))];
-            cells.extend([p50, p99, p999, max].map(|figure| spread(figure, duration)));
-            cells.extend([
+            let mut columns = vec![variant.name.clone(), soundness(std::iter::once(Some(cell)))];
+            columns.extend([p50, p99, p999, max].map(|figure| spread(figure, duration)));
+            columns.extend([
                 duration(cell.cpu_ns.median),
                 decimals(switches),
                 format!("{} x {}", cell.runs, cell.n),
             ]);
-            row(text, &cells);
+            row(text, &columns);
         }
     }
 }

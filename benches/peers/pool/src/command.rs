@@ -33,7 +33,7 @@ enum Command {
     },
     /// The arguments of all runs that the contest does, one run a line.
     List {
-        /// Fewer messages, and one number of producers and workers.
+        /// A quarter of the messages, and P1 W2 alone where single messages are not timed.
         #[arg(long)]
         quick: bool,
     },
@@ -45,7 +45,7 @@ pub fn main() {
         Command::Run { variant, shape, producers, workers, n } => {
             run(&variant, shape, producers as usize, workers as usize, n as usize);
         }
-        Command::List { quick } => list(quick),
+        Command::List { quick } => runs(quick).for_each(|run| println!("{run}")),
     }
 }
 
@@ -100,17 +100,16 @@ pub(crate) fn measured(
 
 /// Each shape with each number of producers and workers, and within it all variants, so that what is compared runs
 /// close together.
-fn list(quick: bool) {
-    let crews: &[(usize, usize)] = if quick { &[(1, 2)] } else { &[(1, 1), (1, 2), (1, 8), (4, 2), (4, 8)] };
-    for shape in Shape::ALL {
-        let crews = if shape.has_latency() { &[(1, 2)] } else { crews };
-        for (producers, workers) in crews {
-            for variant in VARIANTS.iter().filter(|variant| variant.shapes.contains(&shape)) {
-                let n = messages(variant, shape) / if quick { 4 } else { 1 };
-                println!("run {} {shape} {producers} {workers} {n}", variant.about.name);
-            }
-        }
-    }
+fn runs(quick: bool) -> impl Iterator<Item = String> {
+    let shapes = Shape::ALL.into_iter();
+    let crews = shapes.flat_map(move |shape| shape.crews(quick).iter().map(move |crew| (shape, crew)));
+    crews.flat_map(move |(shape, (producers, workers))| {
+        let variants = VARIANTS.iter().filter(move |variant| variant.shapes.contains(&shape));
+        variants.map(move |variant| {
+            let n = messages(variant, shape) / if quick { 4 } else { 1 };
+            format!("run {} {shape} {producers} {workers} {n}", variant.about.name)
+        })
+    })
 }
 
 /// A run takes half a second to two seconds.
@@ -122,5 +121,33 @@ fn messages(variant: &Variant, shape: Shape) -> usize {
         // Dispatches through one actor, at a tenth of the others' rate.
         _ if variant.about.name == "ractor_factory" => 500_000,
         _ => 2_000_000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use measure::CAPACITY;
+
+    #[test]
+    fn keylane_is_asked_by_one_producer_with_one_worker_beside_two() {
+        for quick in [false, true] {
+            let runs: Vec<_> = runs(quick).collect();
+            for ask in ["ask_hot", "ask_idle"] {
+                for workers in [1, 2] {
+                    let start = format!("run keylane {ask} 1 {workers} ");
+                    assert!(runs.iter().any(|run| run.starts_with(&start)), "{start}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn batches_of_keylane_without_answers_run_at_1024_places_with_each_crew() {
+        let runs: Vec<_> = runs(false).filter(|run| run.starts_with("run keylane forget_batch ")).collect();
+        let crews = ["1 1", "1 2", "1 8", "4 2", "4 8"];
+        let expected = crews.map(|crew| format!("run keylane forget_batch {crew} 2000000"));
+        assert_eq!(runs, expected);
+        assert_eq!(CAPACITY, 1_024);
     }
 }

@@ -38,6 +38,17 @@ impl Shape {
         [Self::Complete, Self::Forget, Self::AskHot, Self::AskIdle, Self::Rate];
     pub(crate) const LATENCY: [Self; 3] = [Self::AskHot, Self::AskIdle, Self::Rate];
 
+    /// Numbers of producers and of workers that the contest runs it with. An ask needs one worker; the second one of
+    /// those that there may be is one more thread that looks for work.
+    pub(crate) fn crews(self, quick: bool) -> &'static [(usize, usize)] {
+        match self {
+            Self::AskHot | Self::AskIdle => &[(1, 1), (1, 2)],
+            Self::Rate => &[(1, 2)],
+            _ if quick => &[(1, 2)],
+            _ => &[(1, 1), (1, 2), (1, 8), (4, 2), (4, 8)],
+        }
+    }
+
     /// Whether single messages are timed, which several producers or many workers would only blur.
     pub(crate) fn has_latency(self) -> bool {
         Self::LATENCY.contains(&self)

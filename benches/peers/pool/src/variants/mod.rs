@@ -20,7 +20,7 @@ mod tokio_threads;
 
 use crate::variant::Variant;
 
-/// In the order in which tables show them: the floors, keylane, then the others.
+/// In the order in which tables show them: what is bare, keylane, then the others.
 pub(crate) const VARIANTS: [Variant; 18] = [
     machine::CLOCK,
     machine::CACHE_LINE,
@@ -55,7 +55,7 @@ mod tests {
         for variant in &VARIANTS {
             for shape in variant.shapes {
                 let crews: &[(usize, usize)] =
-                    if shape.has_latency() { &[(1, 2)] } else { &[(1, 2), (4, 8)] };
+                    if shape.has_latency() { shape.crews(false) } else { &[(1, 2), (4, 8)] };
                 for (producers, workers) in crews {
                     let n = N.next_multiple_of(*producers);
                     let (found, tally) = measured(variant, *shape, *producers, *workers, n);

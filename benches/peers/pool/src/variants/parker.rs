@@ -1,4 +1,4 @@
-//! How the two floors wait: a short spin, a few yields, then a sleep.
+//! How the two bare variants wait: a short spin, a few yields, then a sleep.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! A floor: crossbeam's bounded queue for each worker, and a flag for each message in flight. The least that several
+//! Bare: crossbeam's bounded queue for each worker, and a flag for each message in flight. The least that several
 //! producers can share.
 
 use super::parker::Parker;
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 pub(crate) const VARIANT: Variant = Variant::blocking::<Queues>(About {
     name: "raw_mpmc",
     crates: &["crossbeam-queue"],
-    settings: "a floor: ArrayQueue with 1,024 places for each worker; answers are flags without a result; no panics, \
+    settings: "bare: ArrayQueue with 1,024 places for each worker; answers are flags without a result; no panics, \
                no close under load, no cancel",
 });
 

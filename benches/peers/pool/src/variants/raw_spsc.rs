@@ -1,4 +1,4 @@
-//! The floor: a ring for each pair of producer and worker, written by hand. A worker takes what is there at once and
+//! Bare: a ring for each pair of producer and worker, written by hand. A worker takes what is there at once and
 //! publishes one number for it, so that an answer costs no write of its own. No answer has a result: a limit, no design.
 
 use super::parker::Parker;
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 pub(crate) const VARIANT: Variant = Variant::batching::<Rings>(About {
     name: "raw_spsc",
     crates: &["crossbeam-utils"],
-    settings: "the floor: a ring with 1,024 places for each producer and worker, one counter for the answers of a \
+    settings: "bare: a ring with 1,024 places for each producer and worker, one counter for the answers of a \
                turn; no result, no panics, no close under load, no cancel",
 });
 
