@@ -19,7 +19,7 @@ pub(super) enum Ink {
     Faint,
     Ours,
     Peer,
-    Floor,
+    Bare,
     Passed,
     Broken,
 }
@@ -33,7 +33,7 @@ impl Ink {
         Self::Faint,
         Self::Ours,
         Self::Peer,
-        Self::Floor,
+        Self::Bare,
         Self::Passed,
         Self::Broken,
     ];
@@ -48,7 +48,7 @@ impl Ink {
             Self::Faint => ["#646d7a", "#9198a1"],
             Self::Ours => ["#2563eb", "#4493f8"],
             Self::Peer => ["#94a3b8", "#6e7b8c"],
-            Self::Floor => ["#8f7d5e", "#c2ae88"],
+            Self::Bare => ["#8f7d5e", "#c2ae88"],
             Self::Passed => ["#e3a93a", "#b98420"],
             Self::Broken => ["#dc2626", "#f85149"],
         }

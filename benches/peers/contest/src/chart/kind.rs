@@ -7,20 +7,20 @@ pub(super) enum Kind {
     Ours,
     Peer,
     /// What the machine or the client alone can do, without what a pool or a bus is for, where keylane is not ahead.
-    Floor,
-    /// The same where keylane is ahead of it, so that it is no floor.
+    Bare,
+    /// The same where keylane is ahead of it.
     Passed,
 }
 
 impl Kind {
     /// In the order of the legend.
-    pub(super) const ALL: [Self; 4] = [Self::Ours, Self::Peer, Self::Floor, Self::Passed];
+    pub(super) const ALL: [Self; 4] = [Self::Ours, Self::Peer, Self::Bare, Self::Passed];
 
     pub(super) fn ink(self) -> Ink {
         match self {
             Self::Ours => Ink::Ours,
             Self::Peer => Ink::Peer,
-            Self::Floor => Ink::Floor,
+            Self::Bare => Ink::Bare,
             Self::Passed => Ink::Passed,
         }
     }
@@ -30,8 +30,8 @@ impl Kind {
         match self {
             Self::Ours => "keylane",
             Self::Peer => "peers",
-            Self::Floor => "bare: a floor",
-            Self::Passed => "bare, and no floor: keylane is ahead of it",
+            Self::Bare => "bare: keylane is not ahead",
+            Self::Passed => "bare: keylane is ahead",
         }
     }
 }
@@ -51,7 +51,7 @@ pub(super) fn kinds(variants: &[&str], is_ahead: impl Fn(usize, usize) -> bool) 
         variant if is_ours(variant) => Kind::Ours,
         variant if !is_bare(variant) => Kind::Peer,
         _ if ours.iter().any(|ours| is_ahead(*ours, number)) => Kind::Passed,
-        _ => Kind::Floor,
+        _ => Kind::Bare,
     };
     variants.iter().enumerate().map(kind).collect()
 }
@@ -61,10 +61,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_keylane_passes_is_no_floor() {
+    fn what_is_bare_is_told_apart_by_whether_keylane_passes_it() {
         let variants = ["raw_spsc", "raw_mpmc", "raw_lanes", "keylane"];
         let per_s = [4, 2, 1, 3];
         let found = kinds(&variants, |one, other| per_s[one] > per_s[other]);
-        assert_eq!(found, [Kind::Floor, Kind::Passed, Kind::Peer, Kind::Ours]);
+        assert_eq!(found, [Kind::Bare, Kind::Passed, Kind::Peer, Kind::Ours]);
     }
 }
