@@ -40,7 +40,7 @@ struct Stepped<J: Send + 'static> {
 
 type Shared<J> = Arc<OnceLock<Mutex<Option<Pool<J>>>>>;
 
-impl<J: Send + 'static> Stepped<J> {
+impl<J: Send + std::fmt::Debug + 'static> Stepped<J> {
     fn new<F>(capacity: usize, make: impl FnOnce(Shared<J>, Clock, ManualClock) -> F) -> Self
     where
         F: FnMut(&mut J, Instant) -> Outcome<Ready> + 'static,
@@ -58,7 +58,7 @@ impl<J: Send + 'static> Stepped<J> {
     fn send(&self, jobs: impl IntoIterator<Item = (u64, J)>) {
         with(&self.pool, |pool| {
             for (key, job) in jobs {
-                pool.try_send(Key::of_number(key), job).ok().expect("there is room");
+                pool.try_send(Key::of_number(key), job).expect("there is room");
             }
         });
     }

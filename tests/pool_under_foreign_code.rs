@@ -24,6 +24,7 @@ const SOON: Duration = Duration::from_secs(60);
 type Ready = std::future::Ready<()>;
 
 /// Panics when it is dropped, unless it was made harmless.
+#[derive(Debug)]
 struct Bomb;
 
 impl Drop for Bomb {
@@ -69,7 +70,7 @@ fn a_job_whose_drop_panics_answers_when_it_is_abandoned() {
         assert_eq!(answer.wait(), Err(JobError::Abandoned));
     }
     ends(&never_run);
-    assert_eq!(pool.try_submit(Key::of("a"), Bomb).ok().expect("there is room").wait(), Ok(()));
+    assert_eq!(pool.try_submit(Key::of("a"), Bomb).expect("there is room").wait(), Ok(()));
     ends(&pool);
 }
 
@@ -228,18 +229,19 @@ type Jobs = RequestPool<Box<dyn FnOnce() + Send>, ()>;
 #[test]
 fn the_last_handle_may_go_on_a_worker_while_another_waits_for_it() {
     let pool: Jobs = PoolBuilder::new().workers(2).shared(|job: Box<dyn FnOnce() + Send>| job()).unwrap();
-    let key = |worker| (0..).map(Key::of_number).find(|key| key.worker(2) == worker).expect("there is one");
+    let key =
+        |worker| (0..1_000).map(Key::of_number).find(|key| key.worker(2) == worker).expect("there is one");
     let (slot, gate) = (Arc::new(Mutex::new(None::<Jobs>)), support::Gate::default());
     let (taken, at) = (slot.clone(), gate.clone());
     let drops: Box<dyn FnOnce() + Send> = Box::new(move || {
         at.pass();
         drop(taken.lock().unwrap().take());
     });
-    let over = pool.try_submit(key(0), drops).ok().expect("there is room");
-    let behind = pool.try_submit(key(0), Box::new(|| ())).ok().expect("there is room");
+    let over = pool.try_submit(key(0), drops).expect("there is room");
+    let behind = pool.try_submit(key(0), Box::new(|| ())).expect("there is room");
     let waits: Box<dyn FnOnce() + Send> =
         Box::new(move || assert_eq!(behind.wait(), Err(JobError::Abandoned)));
-    let other = pool.try_submit(key(1), waits).ok().expect("there is room");
+    let other = pool.try_submit(key(1), waits).expect("there is room");
     support::eventually("both run", || pool.depths().collect::<Vec<_>>() == [2, 1]).unwrap();
     *slot.lock().unwrap() = Some(pool);
     gate.open();
@@ -277,7 +279,7 @@ fn a_wait_for_the_own_lane_is_recognised_in_a_flush_too() {
     let (pool, found) = (Arc::new(OnceLock::new()), Arc::new(Mutex::new(Vec::new())));
     let (slot, log) = (pool.clone(), found.clone());
     let make = move |_| WaitsForItself { pool: slot.clone(), found: log.clone() };
-    pool.set(PoolBuilder::new().workers(1).start(make).unwrap()).ok().expect("it is set once");
+    pool.set(PoolBuilder::new().workers(1).start(make).unwrap()).expect("it is set once");
     let pool = pool.get().expect("just set");
     pool.try_send(Key::of("a"), Request::tell(1)).unwrap();
     support::eventually("the flush has tried to wait", || !found.lock().unwrap().is_empty()).unwrap();

@@ -4,8 +4,9 @@ use super::end::{Exit, Exits};
 use super::handler::Handler;
 use super::idle::Idle;
 use super::key::BUCKETS;
-use super::thread;
-use super::worker::{Worker, WorkerLane};
+use super::thread::{self, Life};
+use super::wakeup::WorkerLane;
+use super::worker::Worker;
 use super::{Inner, Pool};
 use crate::sync::{Arc, Mutex};
 use crate::wait::Clock;
@@ -15,9 +16,6 @@ use std::fmt;
 const MAX_WORKERS: usize = BUCKETS as usize;
 /// A queue of more would be a mistake, not a setting.
 const MAX_CAPACITY: usize = 1 << 24;
-
-/// Runs a closure in the context that a worker's thread needs, a runtime's for instance.
-pub type Enter = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 
 /// A pool that nobody has started a thread for, and its workers.
 pub type SteppedPool<H> = (Pool<<H as Handler>::Job>, Vec<Worker<H>>);
@@ -44,9 +42,7 @@ pub struct PoolBuilder {
     workers: usize,
     capacity: usize,
     name: String,
-    pub(super) idle: Idle,
-    pub(super) clock: Clock,
-    pub(super) enter: Option<Enter>,
+    life: Life,
 }
 
 impl Default for PoolBuilder {
@@ -67,9 +63,7 @@ impl PoolBuilder {
             workers: workers_by_default(),
             capacity: 4_096,
             name: "pool".to_owned(),
-            idle: Idle::default(),
-            clock: Clock::system(),
-            enter: None,
+            life: Life { idle: Idle::default(), clock: Clock::system(), enter: None },
         }
     }
 
@@ -94,13 +88,13 @@ impl PoolBuilder {
 
     /// What an idle worker does before it parks.
     pub fn idle(mut self, idle: Idle) -> Self {
-        self.idle = idle;
+        self.life.idle = idle;
         self
     }
 
     /// Where the workers read the time; for tests that pass it in. On a clock that is moved by hand no worker spins.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.life.clock = clock;
         self
     }
 
@@ -119,7 +113,7 @@ impl PoolBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn enter(mut self, enter: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
-        self.enter = Some(Arc::new(enter));
+        self.life.enter = Some(Arc::new(enter));
         self
     }
 
@@ -136,8 +130,8 @@ impl PoolBuilder {
         let (pool, lanes) = self.clone().unmanned()?;
         let make = Arc::new(make);
         for (number, (lane, exit)) in lanes.into_parts().enumerate() {
-            let (make, settings) = (make.clone(), self.clone());
-            let body = move || thread::live(&settings, number, &lane, &*make, exit);
+            let (make, life) = (make.clone(), self.life.clone());
+            let body = move || thread::live(&life, number, &lane, &*make, exit);
             let name = format!("keylane-{}-{number}", self.name);
             let started = thread::spawn(name, body).map_err(|source| PoolError::Thread { number, source })?;
             pool.inner.threads.lock().push(started);
@@ -187,8 +181,8 @@ impl PoolBuilder {
         let lanes: Vec<_> = (0..self.workers).map(|_| WorkerLane::new(self.capacity)).collect();
         let exits = Exits::of(self.workers);
         let unmanned = lanes.iter().map(|lane| (lane.clone(), Exit(exits.clone()))).collect();
-        let inner = Inner { lanes, exits, clock: self.clock.clone(), threads: Mutex::default() };
-        Ok((Pool { inner: Arc::new(inner) }, Lanes { unmanned, clock: self.clock }))
+        let inner = Inner { lanes, exits, clock: self.life.clock.clone(), threads: Mutex::default() };
+        Ok((Pool { inner: Arc::new(inner) }, Lanes { unmanned, clock: self.life.clock }))
     }
 
     fn check(&self) -> Result<(), PoolError> {
@@ -234,7 +228,7 @@ impl fmt::Debug for PoolBuilder {
             .field("workers", &self.workers)
             .field("capacity", &self.capacity)
             .field("name", &self.name)
-            .field("idle", &self.idle)
+            .field("idle", &self.life.idle)
             .finish_non_exhaustive()
     }
 }

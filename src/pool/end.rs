@@ -1,6 +1,6 @@
 //! How workers and lanes end, and who is told.
 
-use super::worker::{Keyed, WorkerLane};
+use super::wakeup::{Keyed, WorkerLane};
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
 use crate::wait::{Backoff, Op, Promise};

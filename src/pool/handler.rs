@@ -126,3 +126,27 @@ pub enum Turn {
     /// The lane is closed and empty. The worker is done.
     Exit,
 }
+
+/// Runs a part of the handler; its panic becomes what [`Handler::panicked`] says.
+#[inline]
+pub(super) fn guarded<H: Handler>(
+    handler: &mut H,
+    job: &mut H::Job,
+    now: Instant,
+    run: impl FnOnce(&mut H, &mut H::Job) -> Outcome<H::Future>,
+) -> Outcome<H::Future> {
+    foreign::call(|| run(handler, job)).unwrap_or_else(|message| after_panic(handler, job, message, now))
+}
+
+#[cold]
+pub(super) fn after_panic<H: Handler>(
+    handler: &mut H,
+    job: &mut H::Job,
+    message: String,
+    now: Instant,
+) -> Outcome<H::Future> {
+    foreign::call(|| handler.panicked(job, message, now)).unwrap_or_else(|panic| {
+        foreign::error!(panic, "a handler panicked while it dealt with a panic; its job ends");
+        Outcome::Done
+    })
+}

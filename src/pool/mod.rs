@@ -28,24 +28,28 @@ mod handler;
 mod idle;
 mod key;
 mod lane;
+mod lease;
+mod pace;
 mod request;
 mod sending;
 mod thread;
 mod visit;
 mod waiting;
+mod wakeup;
 mod worker;
 
 pub use crate::wait::{Completion, JobError};
 pub(crate) use builder::workers_by_default;
-pub use builder::{Enter, PoolBuilder, PoolError, SteppedPool};
+pub use builder::{PoolBuilder, PoolError, SteppedPool};
 pub use handler::{Handler, Outcome, Turn, WaitingNow};
 pub use idle::Idle;
 pub use key::Key;
 pub(crate) use key::RoundRobin;
+pub(crate) use pace::LONG_TURN;
 pub use request::{Request, RequestPool, Submitting, TrySubmitError};
 pub use sending::{SendError, Sending, TrySendError};
+pub use thread::Enter;
 pub use visit::{WaitingKey, WaitingKeys, WaitsFor};
-pub(crate) use worker::LONG_TURN;
 pub use worker::Worker;
 
 use crate::foreign;
@@ -55,7 +59,7 @@ use end::Exits;
 use lane::Reservation;
 use std::fmt;
 use std::time::{Duration, Instant};
-use worker::{Keyed, Limit, Wakeup, WorkerLane, lane_number};
+use wakeup::{Keyed, Limit, Wakeup, WorkerLane, lane_number};
 
 /// Up to so many workers a batch is spread without an allocation.
 const FEW: usize = 32;

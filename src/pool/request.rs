@@ -1,6 +1,6 @@
 //! Pools whose jobs have answers: closures, and futures, as handlers.
 
-use super::worker::{Keyed, lane_number};
+use super::wakeup::{Keyed, lane_number};
 use super::{Completion, Handler, JobError, Key, Outcome, Pool, PoolBuilder, PoolError, SendError, Sending};
 use crate::foreign;
 use crate::wait::{Ask, completion};

@@ -1,7 +1,7 @@
 //! A job on its way into a lane that may have no room for it yet.
 
 use super::lane::Refused;
-use super::worker::{Keyed, WorkerLane, lane_number};
+use super::wakeup::{Keyed, WorkerLane, lane_number};
 use crate::sync::Arc;
 use crate::wait::own_lane;
 use std::fmt;

@@ -1,13 +1,24 @@
 //! A worker's life on a thread of its own.
 
-use super::builder::PoolBuilder;
 use super::end::{Exit, end_unmanned, wait_for_push};
 use super::handler::{Handler, Turn};
-use super::idle::Idling;
-use super::worker::{Worker, WorkerLane, lane_number};
+use super::idle::{Idle, Idling};
+use super::wakeup::{WorkerLane, lane_number};
+use super::worker::Worker;
 use crate::foreign;
 use crate::sync::{Arc, thread};
-use crate::wait::{Backoff, Parker, own_lane};
+use crate::wait::{Backoff, Clock, Parker, own_lane};
+
+/// Runs a closure in the context that a worker's thread needs, a runtime's for instance.
+pub type Enter = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+/// How the threads of a pool live.
+#[derive(Clone)]
+pub(super) struct Life {
+    pub(super) idle: Idle,
+    pub(super) clock: Clock,
+    pub(super) enter: Option<Enter>,
+}
 
 pub(super) fn spawn(
     name: String,
@@ -19,7 +30,7 @@ pub(super) fn spawn(
 /// Makes the worker, steps it until it ends, and drops it. The exit is dropped last, also in an unwind: whoever drains
 /// learns that this worker has ended.
 pub(super) fn live<H: Handler>(
-    settings: &PoolBuilder,
+    life: &Life,
     number: usize,
     lane: &Arc<WorkerLane<H::Job>>,
     make: &impl Fn(usize) -> H,
@@ -28,7 +39,7 @@ pub(super) fn live<H: Handler>(
     // Also around what makes and drops the handler: it is foreign code, and must not wait for its own lane.
     let own = own_lane::enter(lane_number(lane));
     match foreign::call(|| make(number)) {
-        Ok(handler) => run(Worker::new(lane.clone(), handler, settings.clock.clone()), settings),
+        Ok(handler) => run(Worker::new(lane.clone(), handler, life.clock.clone()), life),
         Err(panic) => {
             end_unmanned(lane);
             foreign::error!(panic, number, "a worker's handler could not be made");
@@ -37,15 +48,15 @@ pub(super) fn live<H: Handler>(
     drop((own, exit));
 }
 
-fn run<H: Handler>(mut worker: Worker<H>, settings: &PoolBuilder) {
+fn run<H: Handler>(mut worker: Worker<H>, life: &Life) {
     let parker = Parker::new();
     worker.set_sleeper(parker.waker().clone());
-    let _registration = settings.clock.register(parker.waker().clone());
-    let mut idling = Idling::new(settings.idle, settings.clock.is_manual());
+    let _registration = life.clock.register(parker.waker().clone());
+    let mut idling = Idling::new(life.idle, life.clock.is_manual());
     let mut turns = || {
         let mut backoff = Backoff::default();
         loop {
-            match worker.step_or_look(settings.clock.now(), &mut idling) {
+            match worker.step_or_look(life.clock.now(), &mut idling) {
                 Turn::Ran => {
                     backoff = Backoff::default();
                     if worker.ran_few() {
@@ -55,13 +66,13 @@ fn run<H: Handler>(mut worker: Worker<H>, settings: &PoolBuilder) {
                 Turn::Snooze if idling.spins() => backoff.spin(),
                 Turn::Snooze => wait_for_push(&mut backoff),
                 Turn::Park(until) => {
-                    parker.park_until(if settings.clock.is_manual() { None } else { until });
+                    parker.park_until(if life.clock.is_manual() { None } else { until });
                 }
                 Turn::Exit => break,
             }
         }
     };
-    match &settings.enter {
+    match &life.enter {
         // A hook that panics, or does not run what it was given, ends its worker.
         Some(enter) => foreign::run("the hook around a worker", || enter(&mut turns)),
         None => turns(),

@@ -3,72 +3,29 @@
 
 use super::Key;
 use super::end::{Exit, end_lane};
-use super::handler::{Handler, Outcome, Turn, WaitingNow};
+use super::handler::{Handler, Outcome, Turn, WaitingNow, after_panic, guarded};
 use super::idle::Idling;
-use super::lane::{Lane, Word};
-use super::visit::{Visit, WaitingKey, WaitingKeys, sealed};
+use super::lane::Word;
+use super::lease::Lease;
+use super::pace::{BATCH, Pace};
+use super::visit::{WaitingKey, WaitingKeys, sealed};
 use super::waiting::{Due, For, Waiting};
+use super::wakeup::{Keyed, Limit, Wakeup, WorkerLane, lane_number};
 use crate::foreign;
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::Arc;
 use crate::wait::{Clock, own_lane};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::task::Waker;
+use std::time::Instant;
 
-/// What a worker is asked besides jobs.
-pub(crate) enum Wakeup<J> {
-    /// A future of this key, in this wait, can go on.
-    Future(Key, u64),
-    /// Look at the waiting keys.
-    Visit(Visit<J>),
-    /// Drop all that has not started by this time.
-    Abandon(Limit),
-}
-
-/// Until when what was accepted may still start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Limit {
-    /// It is over.
-    Now,
-    /// By the pool's clock.
-    At(Instant),
-    /// For ever.
-    Never,
-}
-
-/// A job with the key that it is ordered by.
-pub(crate) struct Keyed<J> {
-    pub(crate) key: Key,
-    pub(crate) job: J,
-}
-
-pub(crate) type WorkerLane<J> = Lane<Keyed<J>, Wakeup<J>>;
-
-/// Jobs taken from the lane in one turn: enough to share one release, few enough not to keep others waiting. A turn
-/// polls no more futures and ends no more waits than this either, so that each kind of work gets on beside the others.
-const BATCH: usize = 64;
 /// Where jobs stand behind a key that waited and others come new, so many of those are run for each one of the former:
 /// a key with a long backlog keeps the others waiting for an eighth longer, and gets on all the same.
 const NEW_FOR_ONE: usize = 8;
-/// A turn longer than this shrinks the next batch to what fits, so that places and verdicts are given back in time when
-/// jobs are slow; a shorter one doubles it. While batches are shrunk, a turn ends when it has lasted so long.
-pub(crate) const LONG_TURN: Duration = Duration::from_micros(200);
-/// The first batch: small, until turns have shown to be short. Under loom no time goes by, and each turn costs a model
-/// more interleavings.
-const FIRST_BATCH: usize = if cfg!(loom) { BATCH } else { 1 };
 /// So many futures of one key that are ready at once are taken in a row; then others get their turn.
 const LEASES_IN_A_ROW: u32 = 32;
 /// Looks that those get who were woken because there is room, before others are woken for the same room.
 const PATIENCE: u32 = if cfg!(loom) { 1 } else { 16 };
-
-/// A future that a job was leased to, and how it is woken.
-struct Lease<J, F> {
-    future: Pin<Box<F>>,
-    wake: Arc<LeaseWake<J>>,
-    waker: Waker,
-}
 
 /// One worker of a pool without threads: see [`PoolBuilder::stepped`](super::PoolBuilder::stepped).
 ///
@@ -93,12 +50,9 @@ pub struct Worker<H: Handler> {
     over: u64,
     /// Places given back since those who wait for room were last woken.
     released: u64,
-    batch: usize,
+    pace: Pace,
     /// Jobs that the last turn took from the lane.
     last_ran: usize,
-    last_turn: Option<Instant>,
-    /// By the clock, where turns are short of time.
-    turn_ends: Option<Instant>,
     /// Whether there is anything that the clock could end the turn for. Most turns have nothing, and ask no clock.
     watches_clock: bool,
     /// Looks that are left to those who were woken because there is room.
@@ -123,10 +77,8 @@ impl<H: Handler> Worker<H> {
             limit: Limit::Never,
             over: 0,
             released: 0,
-            batch: FIRST_BATCH,
+            pace: Pace::default(),
             last_ran: 0,
-            last_turn: None,
-            turn_ends: None,
             watches_clock: false,
             patience: 0,
             exit: None,
@@ -161,7 +113,7 @@ impl<H: Handler> Worker<H> {
 
     /// Whether the last turn emptied the lane before its batch was full: who pushes is slower than this worker.
     pub(crate) fn ran_few(&self) -> bool {
-        self.last_ran < self.batch && !self.waiting.has_ready()
+        self.last_ran < self.pace.batch() && !self.waiting.has_ready()
     }
 
     /// When the next wait for a time or a lease ends.
@@ -175,7 +127,8 @@ impl<H: Handler> Worker<H> {
         }
         let own = own_lane::enter(lane_number(&self.lane));
         self.end_what_unwound();
-        self.pace(now);
+        self.pace.begin(now, &self.clock);
+        self.watches_clock = self.has_time_to_watch();
         let mut has_run = self.take_wakeups(now);
         has_run |= self.begin_abandoning(now);
         has_run |= self.end_waits(now);
@@ -185,7 +138,7 @@ impl<H: Handler> Worker<H> {
         // free.
         self.release();
         if has_run {
-            self.last_turn = Some(now);
+            self.pace.ran(now);
             self.flush();
         }
         drop(own);
@@ -206,23 +159,6 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    /// How many jobs this turn may take, by how long the one before took.
-    fn pace(&mut self, now: Instant) {
-        if let Some(last) = self.last_turn.take() {
-            let took = now.saturating_duration_since(last);
-            self.batch = if took > LONG_TURN {
-                let fits = self.batch as u128 * LONG_TURN.as_nanos() / took.as_nanos();
-                (fits as usize).clamp(1, (self.batch / 2).max(1))
-            } else {
-                (self.batch * 2).min(BATCH)
-            };
-        }
-        let is_short_of_time = self.batch < BATCH;
-        self.turn_ends = if is_short_of_time { self.clock.now().checked_add(LONG_TURN) } else { None };
-        self.watches_clock =
-            self.turn_ends.is_some() || self.waiting.next_due().is_some() || self.abandons_at().is_some();
-    }
-
     /// Whether the turn that began at `now` ends before its next job, because something else has become due.
     #[inline]
     fn is_turn_over(&self, now: Instant) -> bool {
@@ -235,8 +171,13 @@ impl<H: Handler> Worker<H> {
     fn is_late(&self, now: Instant) -> bool {
         // What is due since before this turn is ended by it in its order, and ends no turn.
         let next_due = self.waiting.next_due().filter(|due| *due > now);
-        let ends = [next_due, self.abandons_at(), self.turn_ends];
+        let ends = [next_due, self.abandons_at(), self.pace.turn_ends()];
         ends.into_iter().flatten().min().is_some_and(|end| self.clock.now() >= end)
+    }
+
+    /// Whether there is anything that the clock could end a turn for.
+    fn has_time_to_watch(&self) -> bool {
+        self.pace.turn_ends().is_some() || self.waiting.next_due().is_some() || self.abandons_at().is_some()
     }
 
     /// The time at which abandoning begins, if that is still to come.
@@ -308,7 +249,7 @@ impl<H: Handler> Worker<H> {
     }
 
     fn run_ready(&mut self, now: Instant) -> bool {
-        for ran in 0..self.batch {
+        for ran in 0..self.pace.batch() {
             if ran > 0 && (self.has_new() || self.is_turn_over(now)) {
                 break;
             }
@@ -325,7 +266,7 @@ impl<H: Handler> Worker<H> {
 
     fn run_lane(&mut self, now: Instant) -> bool {
         self.last_ran = 0;
-        let most = if self.waiting.has_ready() { NEW_FOR_ONE } else { self.batch };
+        let most = if self.waiting.has_ready() { NEW_FOR_ONE } else { self.pace.batch() };
         while self.last_ran < most
             && (self.last_ran == 0 || !self.is_turn_over(now))
             && let Some(Keyed { key, job }) = self.lane.pop()
@@ -378,9 +319,7 @@ impl<H: Handler> Worker<H> {
     ) {
         for leases in 0.. {
             let stamp = self.waiting.next_stamp();
-            let wake = LeaseWake { lane: self.lane.clone(), key, stamp, is_queued: AtomicBool::new(false) };
-            let wake = Arc::new(wake);
-            let lease = Lease { future: Box::pin(future), waker: Waker::from(wake.clone()), wake };
+            let lease = Lease::new(&self.lane, key, stamp, future);
             self.wait(key, job, For::Lease(lease, until));
             if leases == LEASES_IN_A_ROW {
                 return self.polls.push_back((key, stamp));
@@ -411,16 +350,7 @@ impl<H: Handler> Worker<H> {
     /// What the future of this wait came to, or the message of its panic, if it has ended.
     fn poll(&mut self, key: Key, stamp: u64) -> Option<Result<<H::Future as Future>::Output, String>> {
         // A wake that came after its lease ended finds nothing.
-        let lease = self.waiting.lease(key, stamp)?;
-        // ORDERING: Acquire pairs with the Release of a wake that found the flag set and queued nothing: the poll below
-        // sees what that wake was for. Reset before the poll, so that a wake during it queues the lease again.
-        lease.wake.is_queued.swap(false, Ordering::Acquire);
-        let Lease { future, waker, .. } = lease;
-        match foreign::call(|| future.as_mut().poll(&mut Context::from_waker(waker))) {
-            Ok(Poll::Pending) => None,
-            Ok(Poll::Ready(output)) => Some(Ok(output)),
-            Err(message) => Some(Err(message)),
-        }
+        self.waiting.lease(key, stamp)?.poll()
     }
 
     /// Ends the lease of this key: its job is in hand again.
@@ -535,56 +465,5 @@ impl<H: Handler> Drop for Worker<H> {
             self.flush();
         }
         drop(own);
-    }
-}
-
-/// Runs a part of the handler; its panic becomes what [`Handler::panicked`] says.
-#[inline]
-fn guarded<H: Handler>(
-    handler: &mut H,
-    job: &mut H::Job,
-    now: Instant,
-    run: impl FnOnce(&mut H, &mut H::Job) -> Outcome<H::Future>,
-) -> Outcome<H::Future> {
-    foreign::call(|| run(handler, job)).unwrap_or_else(|message| after_panic(handler, job, message, now))
-}
-
-#[cold]
-fn after_panic<H: Handler>(
-    handler: &mut H,
-    job: &mut H::Job,
-    message: String,
-    now: Instant,
-) -> Outcome<H::Future> {
-    foreign::call(|| handler.panicked(job, message, now)).unwrap_or_else(|panic| {
-        foreign::error!(panic, "a handler panicked while it dealt with a panic; its job ends");
-        Outcome::Done
-    })
-}
-
-/// The number by which [`own_lane`] knows a lane.
-pub(crate) fn lane_number<J>(lane: &Arc<WorkerLane<J>>) -> usize {
-    Arc::as_ptr(lane) as usize
-}
-
-/// Wakes the worker for one lease. Queued at most once at a time, so that a future that is woken a million times takes
-/// one entry.
-struct LeaseWake<J> {
-    lane: Arc<WorkerLane<J>>,
-    key: Key,
-    stamp: u64,
-    is_queued: AtomicBool,
-}
-
-impl<J: Send + 'static> Wake for LeaseWake<J> {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // ORDERING: Release pairs with the worker's Acquire before it polls; see there.
-        if !self.is_queued.swap(true, Ordering::Release) {
-            self.lane.wake(Wakeup::Future(self.key, self.stamp));
-        }
     }
 }

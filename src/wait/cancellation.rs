@@ -1,6 +1,6 @@
 //! How a handler learns that its result is not wanted any more.
 
-use super::Wakers;
+use super::wakers::Wakers;
 use crate::foreign;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! Where the time comes from: the system, or a test that moves it.
 
+use super::listeners::{Listeners, Registration};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::wait::{Listeners, Registration};
 use std::fmt;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};

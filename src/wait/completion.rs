@@ -5,6 +5,7 @@
 //! caller spin, are this file's own. Each bit of the state is set by one side only and never cleared, but for
 //! `WAITING`.
 
+use super::block::{block_on, block_on_timeout, look_until};
 use super::{blocks, own_lane};
 use crate::foreign;
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
@@ -295,8 +296,8 @@ impl<T, R> Completion<T, R> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Err(JobError::OwnLane);
         }
-        crate::wait::look_until(|| self.is_done());
-        crate::wait::block_on(&mut self)
+        look_until(|| self.is_done());
+        block_on(&mut self)
     }
 
     /// Blocks until the answer is there, or for as long as `limit`.
@@ -321,7 +322,7 @@ impl<T, R> Completion<T, R> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Err(self);
         }
-        crate::wait::block_on_timeout(&mut self, limit).ok_or(self)
+        block_on_timeout(&mut self, limit).ok_or(self)
     }
 
     /// Makes the waker this side's again, unless `DONE` was set beside it. Tells the state as it is then.

@@ -1,6 +1,6 @@
 //! Wakers that are woken again and again, until whoever put them there takes them back.
 
-use super::Wakers;
+use super::wakers::Wakers;
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
 use std::fmt;

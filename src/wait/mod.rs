@@ -1,5 +1,6 @@
 //! How threads and tasks wait: for a wake, an answer, an operation, a cancellation, a time.
 
+mod block;
 pub(crate) mod blocks;
 mod cancellation;
 mod clock;
@@ -10,6 +11,9 @@ pub(crate) mod own_lane;
 mod park;
 mod wakers;
 
+#[cfg(feature = "kafka")]
+pub(crate) use block::block_on_timeout;
+pub(crate) use block::{block_on, look_until};
 pub use cancellation::{Cancellation, Cancelled};
 pub(crate) use clock::after;
 pub use clock::{Clock, ManualClock};
@@ -18,6 +22,6 @@ pub use completion::{Completion, JobError};
 pub(crate) use listeners::Listeners;
 pub use listeners::Registration;
 pub use op::Op;
-pub(crate) use op::{Promise, block_on, block_on_timeout, look_until};
+pub(crate) use op::Promise;
 pub(crate) use park::{Backoff, Parker, SPINS, YIELDS, rest};
 pub(crate) use wakers::Wakers;

@@ -1,15 +1,12 @@
 //! What every operation that waits returns: a value that is a `Future` and has `.wait()`.
 
-use crate::wait::{Backoff, Parker};
-
-use crate::wait::{Ask, Completion, completion};
-#[cfg(not(loom))]
-use std::cell::RefCell;
+use super::block::{block_on, block_on_timeout, look_until};
+use super::completion::{Ask, Completion, completion};
 use std::fmt;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An operation under way: a future that any runtime can await, and that a plain thread can [`wait`](Op::wait) for.
 ///
@@ -149,53 +146,4 @@ impl<T> Promise<T> {
     pub(crate) fn complete_quietly(self, value: T) -> Option<Waker> {
         self.0.finish_quietly(Ok(value))
     }
-}
-
-#[cfg(not(loom))]
-thread_local! {
-    /// Kept, so that waiting allocates nothing. Taken out while in use: a wait inside a wait gets one of its own.
-    static PARKER: RefCell<Option<Parker>> = const { RefCell::new(None) };
-}
-
-/// Looks for a moment whether something is done, so that what is about to be costs no sleep.
-pub(crate) fn look_until(is_done: impl Fn() -> bool) {
-    let mut backoff = Backoff::default();
-    while !is_done() && !backoff.is_over() {
-        backoff.snooze();
-    }
-}
-
-/// Runs a future to its end on this thread.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    block_until(future, None).expect("there is no time limit")
-}
-
-/// Runs a future to its end on this thread, for as long as `limit`.
-pub(crate) fn block_on_timeout<F: Future>(future: F, limit: Duration) -> Option<F::Output> {
-    // A limit beyond what the clock can express is no limit.
-    block_until(future, Instant::now().checked_add(limit))
-}
-
-fn block_until<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output> {
-    let mut future = pin!(future);
-    if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        return Some(value);
-    }
-    #[cfg(not(loom))]
-    // A thread whose locals are being dropped has none any more, and may wait all the same.
-    let parker = PARKER.try_with(RefCell::take).ok().flatten().unwrap_or_else(Parker::new);
-    #[cfg(loom)]
-    let parker = Parker::new();
-    let mut cx = Context::from_waker(parker.waker());
-    let mut is_over = false;
-    let value = loop {
-        match future.as_mut().poll(&mut cx) {
-            Poll::Ready(value) => break Some(value),
-            Poll::Pending if is_over => break None,
-            Poll::Pending => is_over = !parker.park_until(until),
-        }
-    };
-    #[cfg(not(loom))]
-    drop(PARKER.try_with(|kept| kept.replace(Some(parker))));
-    value
 }

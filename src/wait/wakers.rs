@@ -55,7 +55,7 @@ impl Wakers {
     }
 
     /// All of them, who stay in the list. For wakers whose clone is not foreign code: see
-    /// [`Listeners`](super::Listeners).
+    /// `Listeners`.
     pub(super) fn all(&self) -> Woken {
         Woken(self.list.values().cloned().collect())
     }
