@@ -6,7 +6,7 @@ use super::runner::{Invoke, Runner};
 use super::shared::Shared;
 use super::{Core, Subscription};
 use crate::broker::{BrokerError, Budget, ConsumerSpec, Start};
-use crate::bus::Bus;
+use crate::bus::connection::{Connection, Keep};
 use crate::config::{SubscriptionConfig, Workers, names};
 use crate::error::NameError;
 use crate::event::Event;
@@ -91,7 +91,7 @@ pub enum Plain {}
 /// ```
 #[must_use = "a subscription starts when it is given its handler"]
 pub struct SubscriptionBuilder<K> {
-    bus: Bus,
+    connection: Connection,
     topics: Vec<String>,
     group: Option<String>,
     start: Start,
@@ -161,10 +161,15 @@ pub enum SubscribeError {
 }
 
 impl<K> SubscriptionBuilder<K> {
-    pub(crate) fn new(bus: Bus, topic: String, policy: FailurePolicy, takes_envelopes: bool) -> Self {
-        let settings = bus.config().subscription.clone();
+    pub(crate) fn new(
+        connection: Connection,
+        topic: String,
+        policy: FailurePolicy,
+        takes_envelopes: bool,
+    ) -> Self {
+        let settings = connection.config().subscription.clone();
         Self {
-            bus,
+            connection,
             topics: vec![topic],
             group: None,
             start: Start::default(),
@@ -618,7 +623,7 @@ impl<K> SubscriptionBuilder<K> {
         if let Route::Header(name) = &self.route {
             names::header_name(name)?;
         }
-        let Some(group) = self.group.as_ref().or(self.bus.group()) else {
+        let Some(group) = self.group.as_ref().or(self.connection.group()) else {
             return Err(SubscribeError::NoGroup { topic: self.topics[0].clone() });
         };
         names::group(group)?;
@@ -660,7 +665,7 @@ impl<K> SubscriptionBuilder<K> {
         invoke: impl Fn() -> I + Send + Sync + 'static,
     ) -> Result<Subscription, SubscribeError> {
         let group = self.check()?;
-        let broker = self.bus.broker()?;
+        let broker = self.connection.broker()?;
         if matches!(self.policy.then, Then::Redeliver { .. }) && !broker.capabilities().redeliver {
             return Err(SubscribeError::Unsupported {
                 system: broker.system(),
@@ -668,10 +673,10 @@ impl<K> SubscriptionBuilder<K> {
             });
         }
         for topic in &self.topics {
-            self.bus.require_topic(topic)?;
+            self.connection.require_topic(topic)?;
         }
         if let Then::DeadLetter(dead_letter) = &self.policy.then {
-            self.bus.require_topic(&dead_letter.topic)?;
+            self.connection.require_topic(&dead_letter.topic)?;
         }
         let settings = &self.settings;
         let workers = match settings.workers {
@@ -679,7 +684,7 @@ impl<K> SubscriptionBuilder<K> {
             Workers::Count(workers) => workers,
         };
         let lanes = workers.max(1);
-        let clock = self.bus.clock().clone();
+        let clock = self.connection.clock().clone();
         let shared = Arc::new(Shared {
             group: group.clone(),
             system: broker.system(),
@@ -687,7 +692,7 @@ impl<K> SubscriptionBuilder<K> {
             settles_first: self.is_at_most_once,
             policy: self.policy,
             broker: broker.clone(),
-            publisher: self.bus.publisher().clone(),
+            publisher: self.connection.publisher().clone(),
             deadline: settings.handler_deadline,
             hung_after: settings.hung_after,
             clock: clock.clone(),
@@ -769,7 +774,8 @@ impl<K> SubscriptionBuilder<K> {
         };
         let thread = thread::Builder::new().name(format!("keylane-{group}")).spawn(body);
         *core.thread.lock() = Some(thread.map_err(SubscribeError::Thread)?);
-        self.bus.keep(&core);
+        let kept: Arc<dyn Keep> = core.clone();
+        self.connection.keep(Arc::downgrade(&kept));
         Ok(Subscription { core })
     }
 }

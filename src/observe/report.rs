@@ -1,0 +1,35 @@
+//! How a subscription ended.
+
+use super::health::Place;
+
+/// How a subscription ended.
+///
+/// ```
+/// use std::time::Duration;
+/// # use keylane::{Envelope, HandlerError};
+/// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
+/// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
+/// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
+/// # })?;
+/// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+///
+/// while orders.held().is_empty() {
+///     std::thread::yield_now();
+/// }
+/// let report = orders.drain(Duration::from_secs(10)).wait();
+/// assert_eq!(report.unsettled[0].key.as_deref(), Some("order-42"), "it comes again");
+/// assert!(report.still_running.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Records that were delivered and are not settled; they come again to whoever takes the group's place. Of a
+    /// subscription with `at_most_once` also those that were settled first and not handled within the limit, which are
+    /// lost.
+    pub unsettled: Vec<Place>,
+    /// Of those, the ones whose blocking handler was still running at the limit. Nobody can end such a handler; its
+    /// thread ends with it, and its result counts no more. Where a future blocked its worker's thread, all that were
+    /// with that worker: which of them it is can't be told.
+    pub still_running: Vec<Place>,
+}
