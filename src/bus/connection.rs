@@ -102,7 +102,7 @@ impl Connection {
     }
 
     /// Keeps a subscription that was just started, so that closing the bus ends it.
-    pub(crate) fn keep(&self, subscription: Weak<dyn Keep>) {
+    pub(crate) fn keep(&self, subscription: &Weak<dyn Keep>) {
         let mut kept = self.0.kept.lock();
         kept.retain(|other| other.strong_count() > 0);
         kept.push(subscription.clone());

@@ -1,7 +1,10 @@
 //! What a program says before a subscription starts; everything is checked before the first byte of I/O.
 
-use super::intake::{self, Bounds, Commands, LastWord, Setup};
+use super::commands::Commands;
+use super::intake::{self, Bounds, Setup};
 use super::invoke::{Asynchronous, Owned, OwnedHandler, Shared as SharedHandler};
+use super::leaving::LastWord;
+use super::prepare::Rules;
 use super::runner::{Invoke, Runner};
 use super::shared::Shared;
 use super::{Core, Subscription};
@@ -732,7 +735,6 @@ impl<K> SubscriptionBuilder<K> {
             records: settings.in_flight_records,
             bytes: settings.in_flight_bytes,
             watermark_distance: settings.watermark_distance,
-            max_record_bytes: settings.max_record_bytes,
             drain_timeout: settings.drain_timeout,
             commit_interval: settings.commit_interval.or(broker.commit_interval()),
         };
@@ -758,7 +760,12 @@ impl<K> SubscriptionBuilder<K> {
         let last_word =
             LastWord { shared: shared.clone(), commands: commands.clone(), pool: core.pool.clone() };
         let running = core.clone();
-        let setup = Setup { shared, consumer, topics, pool, commands, bounds, route: self.route };
+        let rules = Rules {
+            route: self.route,
+            max_record_bytes: settings.max_record_bytes,
+            takes_envelopes: self.takes_envelopes,
+        };
+        let setup = Setup { shared, consumer, topics, pool, commands, bounds, rules };
         let mut start = Some((setup, direct));
         let mut run = move || {
             let (setup, direct) = start.take().expect("a thread runs once");
@@ -775,7 +782,7 @@ impl<K> SubscriptionBuilder<K> {
         let thread = thread::Builder::new().name(format!("keylane-{group}")).spawn(body);
         *core.thread.lock() = Some(thread.map_err(SubscribeError::Thread)?);
         let kept: Arc<dyn Keep> = core.clone();
-        self.connection.keep(Arc::downgrade(&kept));
+        self.connection.keep(&Arc::downgrade(&kept));
         Ok(Subscription { core })
     }
 }

@@ -2,10 +2,15 @@
 
 mod arrivals;
 mod builder;
+mod commands;
 mod intake;
 mod invoke;
+mod leaving;
+mod positions;
+mod prepare;
 mod runner;
 mod shared;
+mod timers;
 
 pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
 pub use invoke::OwnedHandler;
@@ -21,7 +26,7 @@ use crate::observe::report::DrainReport;
 use crate::pool::{Key, Pool};
 use crate::sync::{Arc, Mutex, thread};
 use crate::wait::{Op, Promise};
-use intake::{Command, Commands};
+use commands::{Command, Commands};
 use runner::{Delivery, Next};
 use shared::{Failing, Shared};
 use std::fmt;
@@ -356,7 +361,7 @@ impl Core {
     fn watched(&self, limit: Duration, promise: Promise<DrainReport>) -> Promise<DrainReport> {
         let (inner, drained) = Op::pending(DrainReport::default);
         let shared = self.shared.clone();
-        let watch = move || promise.complete(intake::drained_or_hung(drained, &shared, limit));
+        let watch = move || promise.complete(leaving::drained_or_hung(drained, &shared, limit));
         let name = format!("keylane-{}-end", self.shared.group);
         if let Err(error) = thread::Builder::new().name(name).spawn(watch) {
             foreign::error!(%error, "the thread that watches over a drain could not be started");
