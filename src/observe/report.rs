@@ -28,8 +28,9 @@ pub struct DrainReport {
     /// subscription with `at_most_once` also those that were settled first and not handled within the limit, which are
     /// lost.
     pub unsettled: Vec<Place>,
-    /// Of those, the ones whose blocking handler was still running at the limit. Nobody can end such a handler; its
-    /// thread ends with it, and its result counts no more. Where a future blocked its worker's thread, all that were
-    /// with that worker: which of them it is can't be told.
+    /// Of those, the ones whose blocking handler, or a poll of whose future, was still running at the limit. Nobody can
+    /// end it; its thread ends with it, and its result counts no more. Where something else blocked a worker's thread,
+    /// the drop of a future for instance, all that are unsettled. A future that was only pending is dropped at the
+    /// limit and is told by a log line.
     pub still_running: Vec<Place>,
 }

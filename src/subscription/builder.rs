@@ -702,7 +702,7 @@ impl<K> SubscriptionBuilder<K> {
             counters: Counters::default(),
             verdicts: Mutex::default(),
             intake: OnceLock::new(),
-            doing: (0..lanes).map(|_| Mutex::default()).collect(),
+            doing: (0..lanes).map(|_| Arc::default()).collect(),
             waiting_keys: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             failing: Mutex::new(HashMap::new()),
             status: Mutex::new(Status::Starting),

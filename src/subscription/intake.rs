@@ -461,7 +461,7 @@ impl<I: Invoke> Intake<I> {
         }
         self.ticks_with_problems += 1;
         if self.ticks_with_problems.is_power_of_two() || self.ticks_with_problems.is_multiple_of(60) {
-            for problem in problems.iter().take(SAID) {
+            for problem in &problems {
                 foreign::warn!(%problem, group = &*shared.group, problems = total, "progress is held up");
             }
         }

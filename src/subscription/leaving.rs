@@ -176,7 +176,7 @@ impl<I: Invoke> Intake<I> {
             self.setup.pool.join();
         } else {
             if report.still_running.is_empty() {
-                // A future that blocks its worker, which nobody can end either.
+                // What blocks a worker is neither a handler nor a future: the drop of one, for instance.
                 report.still_running.clone_from(&report.unsettled);
             }
             foreign::error!(still_running = ?report.still_running, "handlers did not end within the limit of the drain");
@@ -226,7 +226,7 @@ impl Drop for LastWord {
 /// What a drain with this limit reports, or what hangs where the intake handles itself and so can't report it. The
 /// drain goes on when the handler ends, if it ever does.
 pub(super) fn drained_or_hung(drained: Op<DrainReport>, shared: &Shared, limit: Duration) -> DrainReport {
-    let is_hung = || shared.doing.iter().any(|doing| doing.lock().running.is_some());
+    let is_hung = || !shared.still_running().is_empty();
     let drained = drained
         .wait_timeout(limit.saturating_add(2 * GRACE))
         .or_else(|drained| if is_hung() { Err(drained) } else { drained.wait_timeout(WORKERS_END) });

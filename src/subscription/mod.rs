@@ -3,6 +3,7 @@
 mod arrivals;
 mod builder;
 mod commands;
+mod doing;
 mod intake;
 mod invoke;
 mod leaving;

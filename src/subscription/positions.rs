@@ -17,8 +17,7 @@ impl<I: Invoke> Intake<I> {
         if self.in_flight == 0 || !self.timers.look_is_due(now) {
             return false;
         }
-        let settled: Vec<_> =
-            self.setup.shared.doing.iter().flat_map(|doing| doing.lock().settled.clone()).collect();
+        let settled: Vec<_> = self.setup.shared.doing.iter().flat_map(|doing| doing.settled()).collect();
         let mut is_busy = false;
         for (id, token, bytes) in settled {
             if let Ok(Settled::First) = self.partitions.settle(token, bytes) {
