@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+use tracing::Span;
 
 /// Runs foreign code; `Err` is the text of its panic.
 #[inline]
@@ -47,6 +48,22 @@ pub(crate) fn discard<T>(value: T) {
     if std::mem::needs_drop::<T>() {
         run("the drop of a value", || drop(value));
     }
+}
+
+/// Runs foreign code inside a span of the log; `Err` is the text of its panic. Who reads the log is foreign code of its
+/// own, and a panic of that changes nothing of what runs: neither whether it runs, nor how it ends.
+#[inline]
+pub(crate) fn in_span<R>(span: impl FnOnce() -> Span, run: impl FnOnce() -> R) -> Result<R, String> {
+    let span = call(span).unwrap_or_else(|_| Span::none());
+    if span.is_none() {
+        return call(run);
+    }
+    let entered = call(|| span.enter()).ok();
+    // Caught inside of the span: one that is left in an unwind, by a reader that panics, would end the process.
+    let result = call(run);
+    drop(call(|| drop(entered)));
+    drop(call(|| drop(span)));
+    result
 }
 
 /// The text of a panic. A payload that is no text is forgotten: its drop is foreign code once more, and could go on like

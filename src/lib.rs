@@ -84,6 +84,8 @@ pub use handler::HandlerError;
 pub use observe::health::{Health, Place, Problem, Status};
 pub use observe::metrics::Stats;
 #[cfg(not(loom))]
+pub use observe::report::DrainReport;
+#[cfg(not(loom))]
 pub use policy::{DeadLetter, FailurePolicy, Jitter, PolicyError, Retry, Then};
 #[cfg(not(loom))]
 pub use publisher::{
@@ -94,7 +96,7 @@ pub use record::{Headers, Record};
 pub use route::{RecordView, Route};
 #[cfg(not(loom))]
 pub use subscription::{
-    DrainReport, Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder,
+    Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder,
 };
 pub use wait::{Cancellation, Cancelled};
 pub use wait::{Clock, ManualClock, Op, Registration};

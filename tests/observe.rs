@@ -4,7 +4,11 @@
 
 mod support;
 
-use keylane::{DeadLetter, Event, HandlerError, Jitter, Record, Retry, Stats, Then};
+use keylane::memory::MemoryBroker;
+use keylane::{
+    Clock, Config, DeadLetter, Event, HandlerError, Jitter, Place, Problem, Record, Retry, Stats,
+    Subscription, Then,
+};
 use std::io::Write;
 use std::sync::{Mutex, Once};
 use std::time::Duration;
@@ -206,4 +210,94 @@ fn given_up_and_given_back_records_are_counted() {
         (stats.redelivered, stats.consumed, stats.succeeded) == (1, 2, 1)
     })
     .unwrap();
+}
+
+fn hung(subscription: &Subscription) -> Vec<(Place, Duration)> {
+    let problems = subscription.health().problems.into_iter();
+    problems
+        .filter_map(|problem| match problem {
+            Problem::Hung { place, age, .. } => Some((place, age)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_future_that_is_never_ready_shows_with_its_key_and_age() {
+    capture();
+    let (clock, time) = Clock::manual();
+    let broker = MemoryBroker::builder().topic_with("endless", 1).clock(clock).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    let long = Duration::from_secs(3_600);
+    let builder = bus.subscribe_envelopes("endless").group("g").workers(1).drain_timeout(long);
+    let endless = builder
+        .handle_async(|event| async move {
+            if event.aggregate_id() != Some("quick") {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+        .unwrap();
+    for key in ["first", "quick", "second"] {
+        bus.publish("endless", numbered(key, 0)).wait().unwrap();
+    }
+    eventually("two futures are pending", || endless.stats().waiting_keys == 2).unwrap();
+    eventually("one is over", || endless.stats().succeeded == 1).unwrap();
+    time.advance(Duration::from_secs(29));
+    assert_eq!((hung(&endless), endless.stats().hung_handlers), (vec![], 0), "30 s are allowed");
+    time.advance(Duration::from_secs(2));
+    let found = hung(&endless);
+    let keys: Vec<_> = found.iter().map(|(place, _)| place.key.as_deref()).collect();
+    assert_eq!(keys, [Some("first"), Some("second")]);
+    assert!(found.iter().all(|(_, age)| *age == Duration::from_secs(31)), "{found:?}");
+    assert_eq!(endless.stats().hung_handlers, 2);
+    let line = ["WARN", "progress is held up", "the handler of offset 0 of `endless`/0, key `first`"];
+    eventually("a line of the log says so", || !lines_with(&line).is_empty()).unwrap();
+
+    let report = endless.drain(Duration::ZERO).wait();
+    assert_eq!((report.unsettled.len(), report.still_running.len()), (2, 0), "{report:?}");
+    for key in ["first", "second"] {
+        let key = format!("key=\"{key}\"");
+        let line = ["WARN", "a future was dropped before its end", r#"topic="endless""#, &key];
+        assert_eq!(lines_with(&line).len(), 1, "{line:?}");
+    }
+    assert_eq!((hung(&endless), endless.stats().hung_handlers), (vec![], 0), "nothing is left");
+}
+
+/// In its first poll, where nothing is known of it but that it has begun, and in a later one.
+#[test]
+fn a_future_that_blocks_its_worker_shows_and_is_named_by_the_drain() {
+    for polls_before in [0, 2] {
+        let bus = keylane::connect("memory:?topics=blocking&partitions=1").wait().unwrap();
+        let (gate, blocks) = (support::Gate::default(), support::Gate::default());
+        let (at, begins) = (gate.clone(), blocks.clone());
+        let soon = Duration::from_millis(20);
+        let builder = bus.subscribe_envelopes("blocking").group("g").workers(1).hung_after(soon);
+        let subscription = builder
+            .handle_async(move |event| {
+                let (at, begins) = (at.clone(), begins.clone());
+                async move {
+                    if event.aggregate_id() == Some("waits") {
+                        std::future::pending::<()>().await;
+                    }
+                    for _ in 0..polls_before {
+                        smol::future::yield_now().await;
+                    }
+                    begins.open();
+                    at.pass();
+                    Ok(())
+                }
+            })
+            .unwrap();
+        bus.publish("blocking", numbered("waits", 0)).wait().unwrap();
+        eventually("one waits", || subscription.stats().waiting_keys == 1).unwrap();
+        bus.publish("blocking", numbered("blocks", 0)).wait().unwrap();
+        eventually("one blocks", || blocks.is_open()).unwrap();
+        let is_it = |place: &Place| place.key.as_deref() == Some("blocks");
+        eventually("it shows", || hung(&subscription).iter().any(|(place, _)| is_it(place))).unwrap();
+        let report = subscription.drain(Duration::ZERO).wait();
+        gate.open();
+        assert!(matches!(&report.still_running[..], [place] if is_it(place)), "{report:?}");
+        assert_eq!(report.unsettled.len(), 2, "{report:?}");
+    }
 }

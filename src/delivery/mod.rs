@@ -6,6 +6,7 @@
 pub(crate) mod assignment;
 pub(crate) mod dead_letter;
 pub(crate) mod ledger;
+pub(crate) mod ownership;
 pub(crate) mod partitions;
 pub(crate) mod retry;
 

@@ -38,13 +38,13 @@ pub(crate) struct Fenced;
 /// A partition that was revoked or lost keeps its slot, so memory grows with the partitions of the topics alone.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
-    slots: Vec<Partition>,
+    slots: Vec<Assignable>,
     slot_of: HashMap<(u32, u32), Slot, FixedState>,
     generations: u64,
 }
 
 #[derive(Debug)]
-struct Partition {
+struct Assignable {
     topic: u32,
     number: u32,
     /// None while another member of the group has the partition.
@@ -57,7 +57,7 @@ impl Partitions {
     /// [`lose`](Self::lose).
     pub(crate) fn assign(&mut self, topic: u32, partition: u32, ledger: Ledger) -> Slot {
         let slot = *self.slot_of.entry((topic, partition)).or_insert_with(|| {
-            self.slots.push(Partition { topic, number: partition, current: None });
+            self.slots.push(Assignable { topic, number: partition, current: None });
             Slot(self.slots.len() as u32 - 1)
         });
         self.generations += 1;

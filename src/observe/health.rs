@@ -83,7 +83,8 @@ pub enum Problem {
         /// Since the first failure.
         age: Duration,
     },
-    /// A blocking handler runs for longer than `hung_after`; its worker's other keys wait for it.
+    /// A handler, or the future that it returned, has been running for `hung_after` or longer. Later records of its key
+    /// wait for it, and while it blocks its worker's thread the worker's other keys wait, too.
     #[non_exhaustive]
     Hung {
         /// The record that it handles.

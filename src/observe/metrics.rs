@@ -42,6 +42,8 @@ macro_rules! counters {
             pub in_flight: u64,
             /// The largest number of records that one worker has just now, queued, waiting and running.
             pub lane_depth: u64,
+            /// Handlers and futures that have been running for `hung_after` or longer just now.
+            pub hung_handlers: u64,
             /// Time spent in handlers, from the start of an attempt to its end, summed over workers.
             pub handling_time: Duration,
             /// The longest single attempt.
@@ -96,6 +98,7 @@ macro_rules! counters {
                     waiting_keys: self.waiting_keys + other.waiting_keys,
                     in_flight: self.in_flight + other.in_flight,
                     lane_depth: self.lane_depth.max(other.lane_depth),
+                    hung_handlers: self.hung_handlers + other.hung_handlers,
                     handling_time: self.handling_time + other.handling_time,
                     handling_time_max: self.handling_time_max.max(other.handling_time_max),
                 }

@@ -3,3 +3,5 @@
 #[cfg(not(loom))]
 pub(crate) mod health;
 pub(crate) mod metrics;
+#[cfg(not(loom))]
+pub(crate) mod report;

@@ -1,24 +1,16 @@
 //! Records on their way from the broker to the pool, made into deliveries a lot at a time.
 
+use super::prepare::Prepared;
 use super::runner::{Delivery, Next};
 use crate::broker::Fetched;
 use crate::delivery::Assignment;
 use crate::delivery::partitions::Token;
-use crate::envelope::Parsed;
-use crate::event::{Aggregate, Arrived, Event, Owner};
+use crate::event::{Arrived, Event, Owner};
 use crate::pool::Key;
 use crate::sync::Arc;
 
 /// Records that share an allocation. One that is held keeps the others in memory.
 const SHARED_BY: usize = 32;
-
-/// What routing and parsing have found out about a record.
-pub(super) struct Prepared {
-    pub(super) key: Key,
-    pub(super) aggregate: Aggregate,
-    pub(super) envelope: Option<Parsed>,
-    pub(super) next: Next,
-}
 
 /// The records that arrived and are no deliveries yet, by worker: what shares an allocation is counted by one thread
 /// alone, since several would take its counter from each other at every record.
@@ -43,12 +35,12 @@ impl Arrivals {
         &mut self,
         assignment: &Arc<Assignment>,
         fetched: Fetched,
-        prepared: Prepared,
+        (key, prepared): (Key, Prepared),
         token: Token,
         bytes: usize,
         batch: &mut Vec<(Key, Delivery)>,
     ) {
-        let Prepared { key, aggregate, envelope, next } = prepared;
+        let Prepared { aggregate, envelope, next, .. } = prepared;
         let worker = key.worker(self.0.len());
         let lot = &mut self.0[worker];
         let is_same = |at: &u32| lot.arrived[*at as usize].owns(assignment);

@@ -1,12 +1,15 @@
 //! What a program says before a subscription starts; everything is checked before the first byte of I/O.
 
-use super::intake::{self, Bounds, Commands, LastWord, Setup};
+use super::commands::Commands;
+use super::intake::{self, Bounds, Setup};
 use super::invoke::{Asynchronous, Owned, OwnedHandler, Shared as SharedHandler};
+use super::leaving::LastWord;
+use super::prepare::Rules;
 use super::runner::{Invoke, Runner};
 use super::shared::Shared;
 use super::{Core, Subscription};
 use crate::broker::{BrokerError, Budget, ConsumerSpec, Start};
-use crate::bus::Bus;
+use crate::bus::connection::{Connection, Keep};
 use crate::config::{SubscriptionConfig, Workers, names};
 use crate::error::NameError;
 use crate::event::Event;
@@ -91,7 +94,7 @@ pub enum Plain {}
 /// ```
 #[must_use = "a subscription starts when it is given its handler"]
 pub struct SubscriptionBuilder<K> {
-    bus: Bus,
+    connection: Connection,
     topics: Vec<String>,
     group: Option<String>,
     start: Start,
@@ -161,10 +164,15 @@ pub enum SubscribeError {
 }
 
 impl<K> SubscriptionBuilder<K> {
-    pub(crate) fn new(bus: Bus, topic: String, policy: FailurePolicy, takes_envelopes: bool) -> Self {
-        let settings = bus.config().subscription.clone();
+    pub(crate) fn new(
+        connection: Connection,
+        topic: String,
+        policy: FailurePolicy,
+        takes_envelopes: bool,
+    ) -> Self {
+        let settings = connection.config().subscription.clone();
         Self {
-            bus,
+            connection,
             topics: vec![topic],
             group: None,
             start: Start::default(),
@@ -618,7 +626,7 @@ impl<K> SubscriptionBuilder<K> {
         if let Route::Header(name) = &self.route {
             names::header_name(name)?;
         }
-        let Some(group) = self.group.as_ref().or(self.bus.group()) else {
+        let Some(group) = self.group.as_ref().or(self.connection.group()) else {
             return Err(SubscribeError::NoGroup { topic: self.topics[0].clone() });
         };
         names::group(group)?;
@@ -660,7 +668,7 @@ impl<K> SubscriptionBuilder<K> {
         invoke: impl Fn() -> I + Send + Sync + 'static,
     ) -> Result<Subscription, SubscribeError> {
         let group = self.check()?;
-        let broker = self.bus.broker()?;
+        let broker = self.connection.broker()?;
         if matches!(self.policy.then, Then::Redeliver { .. }) && !broker.capabilities().redeliver {
             return Err(SubscribeError::Unsupported {
                 system: broker.system(),
@@ -668,10 +676,10 @@ impl<K> SubscriptionBuilder<K> {
             });
         }
         for topic in &self.topics {
-            self.bus.require_topic(topic)?;
+            self.connection.require_topic(topic)?;
         }
         if let Then::DeadLetter(dead_letter) = &self.policy.then {
-            self.bus.require_topic(&dead_letter.topic)?;
+            self.connection.require_topic(&dead_letter.topic)?;
         }
         let settings = &self.settings;
         let workers = match settings.workers {
@@ -679,7 +687,7 @@ impl<K> SubscriptionBuilder<K> {
             Workers::Count(workers) => workers,
         };
         let lanes = workers.max(1);
-        let clock = self.bus.clock().clone();
+        let clock = self.connection.clock().clone();
         let shared = Arc::new(Shared {
             group: group.clone(),
             system: broker.system(),
@@ -687,14 +695,14 @@ impl<K> SubscriptionBuilder<K> {
             settles_first: self.is_at_most_once,
             policy: self.policy,
             broker: broker.clone(),
-            publisher: self.bus.publisher().clone(),
+            publisher: self.connection.publisher().clone(),
             deadline: settings.handler_deadline,
             hung_after: settings.hung_after,
             clock: clock.clone(),
             counters: Counters::default(),
             verdicts: Mutex::default(),
             intake: OnceLock::new(),
-            doing: (0..lanes).map(|_| Mutex::default()).collect(),
+            doing: (0..lanes).map(|_| Arc::default()).collect(),
             waiting_keys: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
             failing: Mutex::new(HashMap::new()),
             status: Mutex::new(Status::Starting),
@@ -727,7 +735,6 @@ impl<K> SubscriptionBuilder<K> {
             records: settings.in_flight_records,
             bytes: settings.in_flight_bytes,
             watermark_distance: settings.watermark_distance,
-            max_record_bytes: settings.max_record_bytes,
             drain_timeout: settings.drain_timeout,
             commit_interval: settings.commit_interval.or(broker.commit_interval()),
         };
@@ -753,7 +760,12 @@ impl<K> SubscriptionBuilder<K> {
         let last_word =
             LastWord { shared: shared.clone(), commands: commands.clone(), pool: core.pool.clone() };
         let running = core.clone();
-        let setup = Setup { shared, consumer, topics, pool, commands, bounds, route: self.route };
+        let rules = Rules {
+            route: self.route,
+            max_record_bytes: settings.max_record_bytes,
+            takes_envelopes: self.takes_envelopes,
+        };
+        let setup = Setup { shared, consumer, topics, pool, commands, bounds, rules };
         let mut start = Some((setup, direct));
         let mut run = move || {
             let (setup, direct) = start.take().expect("a thread runs once");
@@ -769,7 +781,8 @@ impl<K> SubscriptionBuilder<K> {
         };
         let thread = thread::Builder::new().name(format!("keylane-{group}")).spawn(body);
         *core.thread.lock() = Some(thread.map_err(SubscribeError::Thread)?);
-        self.bus.keep(&core);
+        let kept: Arc<dyn Keep> = core.clone();
+        self.connection.keep(&Arc::downgrade(&kept));
         Ok(Subscription { core })
     }
 }

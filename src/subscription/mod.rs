@@ -2,26 +2,32 @@
 
 mod arrivals;
 mod builder;
+mod commands;
+mod doing;
 mod intake;
 mod invoke;
+mod leaving;
+mod positions;
+mod prepare;
 mod runner;
 mod shared;
+mod timers;
 
 pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
-pub use intake::DrainReport;
 pub use invoke::OwnedHandler;
 
 use crate::broker::BrokerError;
-use crate::bus::TopicError;
+use crate::bus::connection::{Keep, TopicError};
 use crate::config::names;
 use crate::delivery::partitions::Token;
 use crate::foreign;
 use crate::observe::health::{Health, Place};
 use crate::observe::metrics::Stats;
+use crate::observe::report::DrainReport;
 use crate::pool::{Key, Pool, WaitingKey, WaitsFor};
 use crate::sync::{Arc, Mutex, thread};
 use crate::wait::{Op, Promise};
-use intake::{Command, Commands};
+use commands::{Command, Commands};
 use runner::{Delivery, Next};
 use shared::{Failing, Shared};
 use std::fmt;
@@ -352,43 +358,16 @@ impl Core {
         self.shared.wake_intake();
     }
 
-    pub(crate) fn drain(&self, limit: Duration) -> Op<DrainReport> {
-        let (mut promise, op) = Op::pending(DrainReport::default);
-        // A manual clock is a test's, and so is the limit then.
-        if self.handles_on_intake && !self.shared.clock.is_manual() {
-            promise = self.watched(limit, promise);
-        }
-        self.command(Command::Drain(limit, Some(promise)));
-        op
-    }
-
     /// A promise for the intake, whose answer goes to this one; if none comes in time, a thread answers instead.
     fn watched(&self, limit: Duration, promise: Promise<DrainReport>) -> Promise<DrainReport> {
         let (inner, drained) = Op::pending(DrainReport::default);
         let shared = self.shared.clone();
-        let watch = move || promise.complete(intake::drained_or_hung(drained, &shared, limit));
+        let watch = move || promise.complete(leaving::drained_or_hung(drained, &shared, limit));
         let name = format!("keylane-{}-end", self.shared.group);
         if let Err(error) = thread::Builder::new().name(name).spawn(watch) {
             foreign::error!(%error, "the thread that watches over a drain could not be started");
         }
         inner
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        self.shared.stats(self.pool.depths())
-    }
-
-    pub(crate) fn health(&self) -> Health {
-        self.shared.health()
-    }
-
-    /// Waits for the intake's thread, unless a handler that hangs keeps it from its end.
-    pub(crate) fn join(&self) {
-        let thread = self.thread.lock().take().filter(|_| self.commands.has_ended());
-        let is_here = |thread: &thread::JoinHandle<()>| thread.thread().id() == thread::current().id();
-        if thread.filter(|thread| !is_here(thread)).is_some_and(|thread| thread.join().is_err()) {
-            foreign::error!("the thread of a subscription panicked");
-        }
     }
 
     fn release_held(&self, held: &Held, next: Next) -> Op<bool> {
@@ -420,6 +399,35 @@ impl Core {
             }
         }));
         op
+    }
+}
+
+impl Keep for Core {
+    fn stats(&self) -> Stats {
+        self.shared.stats(self.pool.depths())
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    fn drain(&self, limit: Duration) -> Op<DrainReport> {
+        let (mut promise, op) = Op::pending(DrainReport::default);
+        // A manual clock is a test's, and so is the limit then.
+        if self.handles_on_intake && !self.shared.clock.is_manual() {
+            promise = self.watched(limit, promise);
+        }
+        self.command(Command::Drain(limit, Some(promise)));
+        op
+    }
+
+    /// Waits for the intake's thread, unless a handler that hangs keeps it from its end.
+    fn join(&self) {
+        let thread = self.thread.lock().take().filter(|_| self.commands.has_ended());
+        let is_here = |thread: &thread::JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if thread.filter(|thread| !is_here(thread)).is_some_and(|thread| thread.join().is_err()) {
+            foreign::error!("the thread of a subscription panicked");
+        }
     }
 }
 

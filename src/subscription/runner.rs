@@ -1,7 +1,8 @@
 //! What a worker does with a record: attempt it, decide what a failure leads to, write its dead letter, and say how it
 //! ended.
 
-use super::shared::{End, Failing, Running, Shared, Verdict};
+use super::doing::{Doing, Watch};
+use super::shared::{End, Failing, Shared, Verdict};
 use crate::delivery::dead_letter::DeadRecord;
 use crate::delivery::partitions::Token;
 use crate::delivery::retry::{Decision, dead_letter_backoff, decide};
@@ -19,6 +20,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
+
+/// Futures that a log line each is written of when they are dropped in one turn.
+const SAID: usize = 8;
 
 /// A record on its way through the pool.
 pub(crate) struct Delivery {
@@ -75,7 +79,7 @@ pin_project_lite::pin_project! {
     /// What a record is leased to.
     #[project = LeasedPin]
     pub(crate) enum Leased<F> {
-        Handler { #[pin] future: F },
+        Handler { #[pin] future: F, watch: Watch },
         DeadLetter { op: Op<Result<Receipt, PublishError>> },
     }
 }
@@ -90,7 +94,12 @@ impl<F: Future<Output = Result<(), HandlerError>>> Future for Leased<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Output> {
         match self.project() {
-            LeasedPin::Handler { future } => future.poll(cx).map(Output::Handled),
+            LeasedPin::Handler { future, watch } => {
+                watch.poll_begins();
+                let polled = future.poll(cx);
+                watch.poll_ended(polled.is_pending());
+                polled.map(Output::Handled)
+            }
             LeasedPin::DeadLetter { op } => Pin::new(op).poll(cx).map(Output::DeadLettered),
         }
     }
@@ -101,28 +110,34 @@ pub(crate) struct Runner<I: Invoke> {
     invoke: I,
     shared: Arc<Shared>,
     worker: usize,
+    doing: Arc<Doing>,
     verdicts: Vec<Verdict>,
-    /// How many of the verdicts stand where the intake finds them while a handler blocks this thread.
+    /// How many of the verdicts stand where the intake finds them while this thread is blocked.
     shown: usize,
     tally: Tally,
     /// The end of the last attempt, which is the start of the next: one reading of the clock per record.
     last_end: Instant,
     turn: Option<Instant>,
+    /// Futures that were dropped in this turn before their end.
+    dropped: usize,
     random: fastrand::Rng,
 }
 
 impl<I: Invoke> Runner<I> {
     pub(crate) fn new(invoke: I, shared: Arc<Shared>, worker: usize) -> Self {
         let last_end = shared.clock.now();
+        let doing = shared.doing[worker].clone();
         Self {
             invoke,
             shared,
             worker,
+            doing,
             verdicts: Vec::new(),
             shown: 0,
             tally: Tally::default(),
             last_end,
             turn: None,
+            dropped: 0,
             random: fastrand::Rng::new(),
         }
     }
@@ -136,29 +151,36 @@ impl<I: Invoke> Runner<I> {
             if I::IS_BLOCKING { None } else { self.shared.deadline.map(|limit| after(since, limit)) };
         job.event.begin_attempt(deadline);
         job.started = Some(since);
-        if I::IS_BLOCKING {
-            let mut doing = self.shared.doing[self.worker].lock();
-            doing.running = Some(Running { event: job.event.clone(), since });
-            // Whatever this handler does, what is settled already does not wait for it.
-            let settled =
-                self.verdicts[self.shown..].iter().filter(|verdict| matches!(verdict.end, End::Settled));
-            doing.settled.extend(settled.map(|verdict| (verdict.partition, verdict.token, verdict.bytes)));
-            self.shown = self.verdicts.len();
-        }
-        let span = tracing::debug_span!(
-            "process",
-            messaging.system = self.shared.system,
-            messaging.destination.name = job.event.topic(),
-            messaging.consumer.group.name = &*self.shared.group,
-            partition = job.event.partition(),
-            offset = job.event.offset(),
-            key = job.event.aggregate_id(),
-            attempt = job.event.attempt(),
-        );
-        let invoked = span.in_scope(|| self.invoke.invoke(&job.event));
-        match invoked {
-            Invoked::Pending(future) => Outcome::Lease(Leased::Handler { future }, deadline),
-            Invoked::Ended(result) => self.attempt_ended(job, result.map_err(Failure::Error)),
+        let settled =
+            self.verdicts[self.shown..].iter().filter(|verdict| matches!(verdict.end, End::Settled));
+        let settled = settled.map(|verdict| (verdict.partition, verdict.token, verdict.bytes));
+        let number = self.doing.begin(&job.event, since, settled);
+        self.shown = self.verdicts.len();
+        let span = || {
+            tracing::debug_span!(
+                "process",
+                messaging.system = self.shared.system,
+                messaging.destination.name = job.event.topic(),
+                messaging.consumer.group.name = &*self.shared.group,
+                partition = job.event.partition(),
+                offset = job.event.offset(),
+                key = job.event.aggregate_id(),
+                attempt = job.event.attempt(),
+            )
+        };
+        match foreign::in_span(span, || self.invoke.invoke(&job.event)) {
+            Ok(Invoked::Pending(future)) => {
+                let watch = Watch::new(self.doing.clone(), number);
+                Outcome::Lease(Leased::Handler { future, watch }, deadline)
+            }
+            Ok(Invoked::Ended(result)) => {
+                self.doing.end(number);
+                self.attempt_ended(job, result.map_err(Failure::Error))
+            }
+            Err(panic) => {
+                self.doing.end(number);
+                self.panicked(job, panic, now)
+            }
         }
     }
 
@@ -169,7 +191,6 @@ impl<I: Invoke> Runner<I> {
     ) -> Outcome<Leased<I::Future>> {
         let now = self.shared.clock.now();
         if I::IS_BLOCKING {
-            self.shared.doing[self.worker].lock().running = None;
             self.last_end = now;
         }
         if let Some(started) = job.started.take() {
@@ -323,6 +344,21 @@ impl<I: Invoke> Runner<I> {
         }
     }
 
+    #[cold]
+    fn future_dropped(&mut self, event: &Event, since: Instant) {
+        self.dropped += 1;
+        if self.dropped <= SAID {
+            foreign::warn!(
+                topic = event.topic(),
+                partition = event.partition(),
+                offset = event.offset(),
+                key = event.aggregate_id(),
+                age = ?self.shared.clock.now().saturating_duration_since(since),
+                "a future was dropped before its end: a drain is at its limit, or its partition has moved"
+            );
+        }
+    }
+
     fn returned(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
         let place = Box::new(job.event.place());
         self.over(job, End::Returned(place))
@@ -398,6 +434,9 @@ impl<I: Invoke> Handler for Runner<I> {
     }
 
     fn abandoned(&mut self, mut job: Delivery) {
+        if let (Some(since), Next::Attempt) = (job.started, &job.next) {
+            self.future_dropped(&job.event, since);
+        }
         self.returned(&mut job);
     }
 
@@ -409,10 +448,14 @@ impl<I: Invoke> Handler for Runner<I> {
         // ORDERING: Relaxed; a gauge.
         self.shared.waiting_keys[self.worker].store(waiting.keys as u64, Ordering::Relaxed);
         self.shared.counters.add(&mut self.tally);
+        let unsaid = std::mem::take(&mut self.dropped).saturating_sub(SAID);
+        if unsaid > 0 {
+            foreign::warn!(unsaid, "more futures were dropped before their end");
+        }
         if !self.verdicts.is_empty() {
             self.shared.verdicts.lock().append(&mut self.verdicts);
             if std::mem::take(&mut self.shown) > 0 {
-                self.shared.doing[self.worker].lock().settled.clear();
+                self.doing.clear_settled();
             }
             self.shared.wake_intake();
         }

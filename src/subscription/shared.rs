@@ -1,9 +1,9 @@
 //! What the intake of a subscription, its workers and its handle share.
 
+use super::doing::{Doing, Running};
 use crate::broker::Broker;
 use crate::delivery::Partition;
 use crate::delivery::partitions::Token;
-use crate::event::Event;
 use crate::observe::health::{Health, Place, Problem, Status};
 use crate::observe::metrics::{Counters, Stats};
 use crate::policy::FailurePolicy;
@@ -43,21 +43,6 @@ pub(crate) struct Failing {
     pub(crate) is_held: bool,
 }
 
-/// What a blocking handler runs.
-#[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) event: Event,
-    pub(crate) since: Instant,
-}
-
-/// What a worker's thread is doing, for those who can't ask it while a handler blocks it.
-#[derive(Debug, Default)]
-pub(crate) struct Doing {
-    pub(crate) running: Option<Running>,
-    /// Records that are settled and whose verdicts come when the thread is free: with their sizes.
-    pub(crate) settled: Vec<(Partition, Token, usize)>,
-}
-
 /// A state that lasts, and since when.
 #[derive(Debug, Clone)]
 pub(crate) struct Since<T> {
@@ -82,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) verdicts: Mutex<Vec<Verdict>>,
     pub(crate) intake: OnceLock<Waker>,
     /// By worker.
-    pub(crate) doing: Vec<Mutex<Doing>>,
+    pub(crate) doing: Vec<Arc<Doing>>,
     /// By worker: keys that wait.
     pub(crate) waiting_keys: Vec<AtomicU64>,
     /// Records that failed and are not over; bounded by what is in flight.
@@ -104,6 +89,7 @@ impl Shared {
             // ORDERING: Relaxed; gauges that go on.
             waiting_keys: self.waiting_keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum(),
             lane_depth: depths.max().unwrap_or(0),
+            hung_handlers: self.hung(0).0 as u64,
             ..self.counters.snapshot()
         }
     }
@@ -112,7 +98,22 @@ impl Shared {
         Health { status: self.status.lock().clone(), problems: self.problems(usize::MAX).0 }
     }
 
-    /// The problems, the records among them at most `most`: those that are held first. And how many there are in all.
+    /// How many handlers and futures hang, and the oldest of them, at most `most`.
+    fn hung(&self, most: usize) -> (usize, Vec<Running>) {
+        let now = self.clock.now();
+        let (mut count, mut oldest) = (0, Vec::new());
+        for doing in &self.doing {
+            let (hung, some) = doing.hung(now, self.hung_after, most);
+            count += hung;
+            oldest.extend(some);
+        }
+        oldest.sort_by_key(|running| running.since);
+        oldest.truncate(most);
+        (count, oldest)
+    }
+
+    /// The problems, and how many there are in all. Of records that hang and of those that failed at most `most` each:
+    /// the oldest first, and those that are held first.
     pub(crate) fn problems(&self, most: usize) -> (Vec<Problem>, usize) {
         let now = self.clock.now();
         let age = |since: Instant| now.saturating_duration_since(since);
@@ -123,15 +124,12 @@ impl Shared {
         if let Some(Since { what, since }) = &*self.window_full.lock() {
             problems.push(Problem::WindowFull { place: what.clone(), age: age(*since) });
         }
-        for doing in &self.doing {
-            if let Some(Running { event, since }) = &doing.lock().running
-                && age(*since) >= self.hung_after
-            {
-                problems.push(Problem::Hung { place: event.place(), age: age(*since) });
-            }
-        }
+        let (hung, running) = self.hung(most);
+        let others = problems.len() + hung;
+        let hung = running.iter().map(|Running { event, since }| (event.place(), age(*since)));
+        problems.extend(hung.map(|(place, age)| Problem::Hung { place, age }));
         let failing = self.failing.lock();
-        let total = problems.len() + failing.len();
+        let total = others + failing.len();
         let mut records: Vec<&Failing> = failing.values().collect();
         records.sort_unstable_by(|a, b| (b.is_held, &a.place).cmp(&(a.is_held, &b.place)));
         problems.extend(records.into_iter().take(most).map(|failing| {
@@ -146,10 +144,9 @@ impl Shared {
         (problems, total)
     }
 
-    /// The records whose blocking handlers run just now.
+    /// The records whose handlers, or polls of whose futures, have the workers' threads just now.
     pub(crate) fn still_running(&self) -> Vec<Place> {
-        let place = |doing: &Mutex<Doing>| Some(doing.lock().running.as_ref()?.event.place());
-        self.doing.iter().filter_map(place).collect()
+        self.doing.iter().filter_map(|doing| doing.on_the_thread()).collect()
     }
 
     /// The key of a record that is in the way, if some worker runs it or it has failed.
@@ -157,11 +154,7 @@ impl Shared {
         let is_it =
             |place: &Place| place.topic == topic && place.partition == partition && place.offset == offset;
         let failing = self.failing.lock().values().map(|failing| failing.place.clone()).find(is_it);
-        let running = || {
-            self.doing
-                .iter()
-                .find_map(|doing| Some(doing.lock().running.as_ref()?.event.place()).filter(is_it))
-        };
+        let running = || self.doing.iter().find_map(|doing| doing.place_of(topic, partition, offset));
         failing.or_else(running).unwrap_or_else(|| Place {
             topic: topic.to_owned(),
             partition,

@@ -1,133 +1,27 @@
 //! The bus: a connection to a broker, the publisher on it, and the subscriptions that it keeps.
 
-use crate::broker::memory::MemoryBroker;
+mod connect;
+pub(crate) mod connection;
+mod message;
+
+pub use connect::{connect, connect_with};
+pub use connection::TopicError;
+pub use message::Message;
+
 use crate::broker::{Broker, BrokerError};
-use crate::config::{BusUrl, Config, Scheme, names};
-use crate::envelope::Envelope;
-use crate::error::ConnectError;
-use crate::error::NameError;
+use crate::config::{Config, names};
 use crate::foreign;
 use crate::observe::health::Health;
 use crate::observe::metrics::Stats;
+use crate::observe::report::DrainReport;
 use crate::policy::FailurePolicy;
-use crate::publisher::{self, Outcomes, PublishError, Publisher, Publishing, Receipt, TryPublishError};
-use crate::record::Record;
-use crate::subscription::{Core, DrainReport, Envelopes, Plain, SubscriptionBuilder};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, thread};
-use crate::wait::Op;
-use crate::wait::{Clock, after};
+use crate::publisher::{Outcomes, PublishError, Publishing, Receipt, TryPublishError};
+use crate::subscription::{Envelopes, Plain, SubscriptionBuilder};
+use crate::sync::{Arc, thread};
+use crate::wait::{Op, after};
+use connection::Connection;
 use std::fmt;
-use std::time::Duration;
-
-/// Connects to the bus at this URL, with the default configuration.
-///
-/// `memory:` is a new bus in this process; `kafka://` and `nats://` need the Cargo features of these names, and are over
-/// when a broker has answered. For more than the URL use [`connect_with`].
-///
-/// # Errors
-/// The returned operation fails when the URL is not valid or its backend is not compiled in.
-///
-/// ```
-/// let bus = keylane::connect("memory:").wait()?;
-/// bus.create_topic("orders").wait()?;
-/// bus.publish("orders", keylane::Record::new("hello")).wait()?;
-/// assert_eq!(bus.stats().published, 1);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn connect(url: &str) -> Op<Result<Bus, ConnectError>> {
-    let mut config = Config::default();
-    url.clone_into(&mut config.url);
-    connect_with(config)
-}
-
-/// Connects to the bus that a configuration describes.
-///
-/// # Errors
-/// The returned operation fails when the configuration is not valid, which is found before any I/O, or its backend is
-/// not compiled in.
-///
-/// ```
-/// use keylane::{Config, Record};
-///
-/// let mut config = Config::default();
-/// config.url = "memory:?topics=orders".to_owned();
-/// config.publisher.max_record_bytes = 16;
-/// let bus = keylane::connect_with(config).wait()?;
-/// assert!(bus.publish("orders", Record::new("paid")).wait().is_ok());
-/// assert!(bus.publish("orders", Record::new("paid, and a long story behind it")).wait().is_err());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn connect_with(config: Config) -> Op<Result<Bus, ConnectError>> {
-    let checked = config.resolve().map_err(ConnectError::from).and_then(|(url, config)| {
-        url.scheme().require_feature()?;
-        Ok((url, config))
-    });
-    match checked {
-        Ok((url, config)) if url.scheme() == Scheme::Memory => Op::ready(open(&url, config)),
-        Ok((url, config)) => connecting(url, config),
-        Err(error) => Op::ready(Err(error)),
-    }
-}
-
-/// Asks the broker from a thread of its own: its client library may wait, and no caller can be made to lend one.
-fn connecting(url: BusUrl, config: Config) -> Op<Result<Bus, ConnectError>> {
-    let (promise, op) = Op::pending(|| Err(ConnectError::Abandoned));
-    let connect = move || promise.complete(open(&url, config));
-    match thread::Builder::new().name("keylane-connect".to_owned()).spawn(connect) {
-        Ok(_) => op,
-        Err(error) => Op::ready(Err(ConnectError::Thread(error))),
-    }
-}
-
-#[cfg_attr(
-    not(any(feature = "kafka", feature = "nats")),
-    expect(clippy::unnecessary_wraps, reason = "only what is remote can fail")
-)]
-fn open(url: &BusUrl, config: Config) -> Result<Bus, ConnectError> {
-    match url.scheme() {
-        Scheme::Memory => {
-            let memory = &config.memory;
-            let mut broker = MemoryBroker::builder()
-                .partitions(memory.partitions as u32)
-                .retention_records(memory.retention_records as u64)
-                .retention_bytes(memory.retention_bytes as u64)
-                .create_topics(memory.create_topics);
-            for topic in &memory.topics {
-                broker = broker.topic(topic);
-            }
-            Ok(Bus::new(Arc::new(broker.build()), config))
-        }
-        #[cfg(feature = "kafka")]
-        Scheme::Kafka => Ok(Bus::new(crate::broker::kafka::connect(url, &config)?, config)),
-        #[cfg(feature = "nats")]
-        Scheme::Nats => Ok(Bus::new(crate::broker::nats::connect(url, &config)?, config)),
-        #[cfg(not(all(feature = "kafka", feature = "nats")))]
-        _ => unreachable!("refused above: this build has not the feature"),
-    }
-}
-
-impl MemoryBroker {
-    /// A bus on this broker. Several may share one, as processes share a server.
-    ///
-    /// The section `[memory]` and the URL of the configuration are not read: the broker is there already.
-    ///
-    /// # Errors
-    /// When the configuration is not valid.
-    ///
-    /// ```
-    /// use keylane::{Config, Record, memory::MemoryBroker};
-    ///
-    /// let broker = MemoryBroker::builder().topic("orders").build();
-    /// let (one, other) = (broker.connect(Config::default())?, broker.connect(Config::default())?);
-    /// one.publish("orders", Record::new("hello")).wait()?;
-    /// assert_eq!(other.stats().published, 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn connect(&self, config: Config) -> Result<Bus, ConnectError> {
-        let (_, config) = config.resolve()?;
-        Ok(Bus::new(Arc::new(self.clone()), config))
-    }
-}
+use std::time::{Duration, Instant};
 
 /// A connection to a broker, to publish and to subscribe through. A cheap handle: clones are the same bus.
 ///
@@ -145,39 +39,7 @@ impl MemoryBroker {
 /// ```
 #[derive(Clone)]
 pub struct Bus {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    broker: Arc<dyn Broker>,
-    publisher: Publisher,
-    clock: Clock,
-    config: Config,
-    /// The group of subscriptions that name none, from the URL.
-    group: Option<String>,
-    is_closed: AtomicBool,
-    subscriptions: Mutex<Vec<Weak<Core>>>,
-}
-
-/// Why a topic can't be used.
-///
-/// ```
-/// use keylane::TopicError;
-///
-/// let bus = keylane::connect("memory:").wait()?;
-/// let refused = bus.create_topic("orders paid").wait();
-/// assert!(matches!(refused, Err(TopicError::Name(error)) if error.offset == 6));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TopicError {
-    /// Its name is not valid.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The broker refused.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
+    connection: Connection,
 }
 
 /// How a bus ended.
@@ -203,29 +65,8 @@ pub struct CloseReport {
 }
 
 impl Bus {
-    pub(crate) fn new(broker: Arc<dyn Broker>, config: Config) -> Self {
-        let clock = broker.clock();
-        let limits = &config.publisher;
-        let bounds = publisher::Bounds {
-            records: limits.records,
-            bytes: limits.bytes,
-            max_record_bytes: limits.max_record_bytes,
-        };
-        let publisher = Publisher::new(broker.clone(), bounds, clock.clone());
-        let is_closed = AtomicBool::new(false);
-        let url = BusUrl::parse(&config.url).ok();
-        let group = url.and_then(|url| url.option("group").map(str::to_owned));
-        Self {
-            inner: Arc::new(Inner {
-                broker,
-                publisher,
-                clock,
-                config,
-                group,
-                is_closed,
-                subscriptions: Mutex::default(),
-            }),
-        }
+    fn on(broker: Arc<dyn Broker>, config: Config) -> Self {
+        Self { connection: Connection::new(broker, config) }
     }
 
     /// Creates a topic unless it is there.
@@ -243,14 +84,16 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create_topic(&self, topic: &str) -> Op<Result<(), TopicError>> {
-        let broker =
-            match names::topic(topic).map_err(TopicError::from).and_then(|()| Ok(self.broker()?.clone())) {
-                Ok(broker) => broker,
-                Err(error) => return Op::ready(Err(error)),
-            };
-        let topic = topic.to_owned();
+        let broker = match names::topic(topic)
+            .map_err(TopicError::from)
+            .and_then(|()| Ok(self.connection.broker()?))
+        {
+            Ok(broker) => broker.clone(),
+            Err(error) => return Op::ready(Err(error)),
+        };
+        let (topic, is_remote) = (topic.to_owned(), broker.is_remote());
         let create = move || broker.create_topic(&topic).map_err(TopicError::from);
-        if !self.inner.broker.is_remote() {
+        if !is_remote {
             return Op::ready(create());
         }
         let (promise, op) = Op::pending(|| Err(BrokerError::Closed.into()));
@@ -287,8 +130,8 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> Op<Result<Receipt, PublishError>> {
-        match Self::checked(topic, message.into()) {
-            Ok(record) => self.inner.publisher.publish(topic, record),
+        match message.into().checked(topic) {
+            Ok(record) => self.connection.publisher().publish(topic, record),
             Err(error) => Op::ready(Err(error)),
         }
     }
@@ -321,8 +164,8 @@ impl Bus {
         topic: &str,
         message: impl Into<Message>,
     ) -> Result<Op<Result<Receipt, PublishError>>, TryPublishError> {
-        let record = Self::checked(topic, message.into()).map_err(TryPublishError::Failed)?;
-        self.inner.publisher.try_publish(topic, record)
+        let record = message.into().checked(topic).map_err(TryPublishError::Failed)?;
+        self.connection.publisher().try_publish(topic, record)
     }
 
     /// Publishes without waiting for the broker: what became of the record is told by [`outcomes`](Self::outcomes).
@@ -345,8 +188,8 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send(&self, topic: &str, message: impl Into<Message>) -> Op<Result<(), PublishError>> {
-        match Self::checked(topic, message.into()) {
-            Ok(record) => self.inner.publisher.send(topic, record),
+        match message.into().checked(topic) {
+            Ok(record) => self.connection.publisher().send(topic, record),
             Err(error) => Op::ready(Err(error)),
         }
     }
@@ -361,22 +204,7 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn outcomes(&self) -> Outcomes {
-        self.inner.publisher.outcomes()
-    }
-
-    fn checked(topic: &str, Message { record, is_checked }: Message) -> Result<Record, PublishError> {
-        names::topic(topic)?;
-        if is_checked {
-            return Ok(record);
-        }
-        if let Some(key) = &record.key {
-            names::key(key)?;
-        }
-        for (name, value) in record.headers.iter() {
-            names::header_name(name)?;
-            names::header_value(value)?;
-        }
-        Ok(record)
+        self.connection.publisher().outcomes()
     }
 
     /// Is over when everything that was published before the call has been answered.
@@ -390,7 +218,7 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn flush(&self) -> Op<()> {
-        self.inner.publisher.flush()
+        self.connection.publisher().flush()
     }
 
     /// Begins a subscription to Envelopes: never lost, tried again, in order per aggregate through every failure.
@@ -410,8 +238,8 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn subscribe_envelopes(&self, topic: impl Into<String>) -> SubscriptionBuilder<Envelopes> {
-        let policy = self.inner.config.subscription.policy();
-        SubscriptionBuilder::new(self.clone(), topic.into(), policy, true)
+        let policy = self.connection.config().subscription.policy();
+        SubscriptionBuilder::new(self.connection.clone(), topic.into(), policy, true)
     }
 
     /// Begins a subscription to plain records: settled when their handler ends, whatever the outcome.
@@ -429,7 +257,7 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn subscribe(&self, topic: impl Into<String>) -> SubscriptionBuilder<Plain> {
-        SubscriptionBuilder::new(self.clone(), topic.into(), FailurePolicy::for_plain(), false)
+        SubscriptionBuilder::new(self.connection.clone(), topic.into(), FailurePolicy::for_plain(), false)
     }
 
     /// The counters of the publisher and of all subscriptions that have not been dropped or have not ended, added up.
@@ -447,8 +275,8 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        let published = Stats { published: self.inner.publisher.published(), ..Stats::default() };
-        self.cores().iter().fold(published, |sum, core| sum.plus(core.stats()))
+        let published = Stats { published: self.connection.publisher().published(), ..Stats::default() };
+        self.connection.kept().iter().fold(published, |sum, kept| sum.plus(kept.stats()))
     }
 
     /// What is under way to the broker, and what has been for longest. A record that is not acknowledged for a second is
@@ -460,7 +288,7 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn publishing(&self) -> Publishing {
-        self.inner.publisher.publishing()
+        self.connection.publisher().publishing()
     }
 
     /// The health of each subscription that has not been dropped or has not ended.
@@ -477,7 +305,7 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn health(&self) -> Vec<Health> {
-        self.cores().iter().map(|core| core.health()).collect()
+        self.connection.kept().iter().map(|kept| kept.health()).collect()
     }
 
     /// Ends the bus: every subscription as by [`Subscription::drain`](crate::Subscription::drain), then the publisher,
@@ -497,18 +325,15 @@ impl Bus {
     /// ```
     pub fn close(&self, limit: Duration) -> Op<CloseReport> {
         let (promise, op) = Op::pending(CloseReport::default);
-        // ORDERING: Relaxed; who subscribes at this moment is found by the lock of the list.
-        self.inner.is_closed.store(true, Ordering::Relaxed);
-        let inner = self.inner.clone();
-        let until = after(std::time::Instant::now(), limit);
+        self.connection.refuse();
+        let connection = self.connection.clone();
+        let until = after(Instant::now(), limit);
         let close = move || {
-            let cores: Vec<_> = inner.subscriptions.lock().iter().filter_map(Weak::upgrade).collect();
-            let drains: Vec<_> = cores.iter().map(|core| core.drain(limit)).collect();
+            let kept = connection.kept();
+            let drains: Vec<_> = kept.iter().map(|subscription| subscription.drain(limit)).collect();
             let subscriptions = drains.into_iter().map(Op::wait).collect();
-            cores.iter().for_each(|core| core.join());
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            let unacknowledged = inner.publisher.close(left).wait();
-            inner.broker.close();
+            kept.iter().for_each(|subscription| subscription.join());
+            let unacknowledged = connection.close(until.saturating_duration_since(Instant::now()));
             promise.complete(CloseReport { subscriptions, unacknowledged });
         };
         // Waiting needs a thread, and no caller can be made to lend one; it ends with the bus.
@@ -517,95 +342,10 @@ impl Bus {
         }
         op
     }
-
-    fn cores(&self) -> Vec<Arc<Core>> {
-        let mut subscriptions = self.inner.subscriptions.lock();
-        subscriptions.retain(|core| core.strong_count() > 0);
-        subscriptions.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        &self.inner.config
-    }
-
-    pub(crate) fn group(&self) -> Option<&String> {
-        self.inner.group.as_ref()
-    }
-
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.inner.clock
-    }
-
-    pub(crate) fn publisher(&self) -> &Publisher {
-        &self.inner.publisher
-    }
-
-    pub(crate) fn broker(&self) -> Result<&Arc<dyn Broker>, BrokerError> {
-        // ORDERING: Relaxed; see `close`.
-        if self.inner.is_closed.load(Ordering::Relaxed) {
-            Err(BrokerError::Closed)
-        } else {
-            Ok(&self.inner.broker)
-        }
-    }
-
-    pub(crate) fn require_topic(&self, topic: &str) -> Result<(), BrokerError> {
-        self.broker()?.partitions(topic).map(drop)
-    }
-
-    /// Keeps a subscription that was just started, so that closing the bus ends it.
-    pub(crate) fn keep(&self, core: &Arc<Core>) {
-        let mut subscriptions = self.inner.subscriptions.lock();
-        subscriptions.retain(|core| core.strong_count() > 0);
-        subscriptions.push(Arc::downgrade(core));
-        // ORDERING: Relaxed; a close that came before takes the lock after this and finds the subscription.
-        if self.inner.is_closed.load(Ordering::Relaxed) {
-            drop(core.drain(Duration::ZERO));
-        }
-    }
 }
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bus").field("config", &self.inner.config).finish_non_exhaustive()
-    }
-}
-
-/// What can be published: an [`Envelope`], or a [`Record`] as it is.
-///
-/// ```
-/// use keylane::{Envelope, Message, Record};
-///
-/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-/// let paid = Envelope::new("order-42", "order.paid", 1, "995")?;
-/// let messages = [Message::from(&paid), Message::from(paid), Message::from(Record::new("plain"))];
-/// for message in messages {
-///     bus.publish("orders", message).wait()?;
-/// }
-/// assert_eq!(bus.stats().published, 3);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct Message {
-    record: Record,
-    /// Its key and headers are within what every broker takes: the rules of an Envelope are stricter.
-    is_checked: bool,
-}
-
-impl From<Record> for Message {
-    fn from(record: Record) -> Self {
-        Self { record, is_checked: false }
-    }
-}
-
-impl From<Envelope<'_>> for Message {
-    fn from(envelope: Envelope<'_>) -> Self {
-        Self::from(&envelope)
-    }
-}
-
-impl From<&Envelope<'_>> for Message {
-    fn from(envelope: &Envelope<'_>) -> Self {
-        Self { record: envelope.into(), is_checked: true }
+        f.debug_tuple("Bus").field(&self.connection).finish()
     }
 }
