@@ -6,18 +6,13 @@ use super::health::Place;
 ///
 /// ```
 /// use std::time::Duration;
-/// # use keylane::{Envelope, HandlerError};
-/// # let bus = keylane::connect("memory:?topics=orders,orders.dead").wait()?;
-/// # let orders = bus.subscribe_envelopes("orders").group("billing").handle(|event| {
-/// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
-/// # })?;
-/// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
 ///
-/// while orders.held().is_empty() {
-///     std::thread::yield_now();
-/// }
+/// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+/// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
 /// let report = orders.drain(Duration::from_secs(10)).wait();
-/// assert_eq!(report.unsettled[0].key.as_deref(), Some("order-42"), "it comes again");
+/// for place in &report.unsettled {
+///     println!("{place} comes again");
+/// }
 /// assert!(report.still_running.is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -3,27 +3,26 @@
 mod answer;
 mod line;
 mod outcomes;
+mod thread;
 mod trouble;
+mod under_way;
 
 use crate::broker::{Broker, PublishFault, Stored, Ticket};
 use crate::foreign;
 use crate::record::Record;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Weak, thread};
-use crate::wait::Parker;
-use crate::wait::Registration;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
+use crate::wait::Op;
 use crate::wait::{Clock, after};
-use crate::wait::{Op, Promise};
 pub use answer::{PublishError, Receipt, TryPublishError};
 use foldhash::fast::RandomState;
 use line::{Do, Id, Line, Offer, Room};
+use outcomes::tell_of_failure;
 pub use outcomes::{NextOutcome, Outcome, Outcomes};
-use outcomes::{Unread, tell_of_failure};
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::ops::ControlFlow;
-use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
-use trouble::Telling;
+use std::collections::{HashSet, VecDeque};
+use std::task::Waker;
+use std::time::Duration;
 pub use trouble::{Publishing, Unacknowledged};
+use under_way::{Closing, Publish, Reply, UnderWay};
 
 /// The limits of a publisher.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +42,7 @@ struct Inner {
     broker: Arc<dyn Broker>,
     bounds: Bounds,
     clock: Clock,
-    state: Mutex<State>,
+    state: Mutex<UnderWay>,
     topics: Mutex<HashSet<Arc<str>, RandomState>>,
     /// Something is in the line. While it is empty a publish that the broker answers at once goes past it.
     is_busy: AtomicBool,
@@ -56,83 +55,13 @@ struct Inner {
     thread: OnceLock<Waker>,
 }
 
-struct State {
-    line: Line,
-    publishes: BTreeMap<Id, Publish>,
-    /// What is to be sent, in order; drained by one thread at a time, without the lock.
-    outbox: VecDeque<Id>,
-    is_sending: bool,
-    flushes: Vec<(Id, Promise<()>)>,
-    unread: Unread,
-    /// It was closed, and all that was under way is answered.
-    is_over: bool,
-    /// The thread looks again in time.
-    is_watched: bool,
-    /// The number of those that waited for room when the ones nobody wants were last taken out.
-    waiting_after_sweep: usize,
-    closing: Option<Closing>,
-    random: fastrand::Rng,
-}
-
-struct Closing {
-    until: Instant,
-    promises: Vec<Promise<u64>>,
-}
-
-struct Publish {
-    topic: Arc<str>,
-    record: Arc<Record>,
-    reply: Reply,
-    /// It was not admitted at the call, so dropping its operation withdraws it until it is sent.
-    waits_for_room: bool,
-    /// Of an outcome that somebody reads.
-    keeps_place: bool,
-    since: Instant,
-    /// What its last try failed with.
-    error: Option<String>,
-    room_seen: u64,
-}
-
-/// Whom the broker's answer is for.
-enum Reply {
-    /// Whoever holds the operation.
-    Op(Promise<Result<Receipt, PublishError>>),
-    /// Whoever reads the outcomes. Until it is sent somebody may wait for that.
-    Outcomes(Option<Promise<Result<(), PublishError>>>),
-}
-
-impl Reply {
-    /// Nobody wants the record to be sent any more, if it was not.
-    fn is_detached(&self) -> bool {
-        match self {
-            Self::Op(promise) => promise.is_detached(),
-            Self::Outcomes(promise) => promise.as_ref().is_some_and(Promise::is_detached),
-        }
-    }
-}
-
-/// How often the publishes to a full topic are tried again without a wake.
-const FULL_POLL: Duration = Duration::from_millis(100);
 /// Names kept to spare their allocation; more are a mistake, and are forgotten.
 const KEPT_TOPICS: usize = 10_000;
 
 impl Publisher {
     pub(crate) fn new(broker: Arc<dyn Broker>, bounds: Bounds, clock: Clock) -> Self {
         let room = Room { records: bounds.records, bytes: bounds.bytes };
-        let line = Line::new(room, broker.capabilities().orders_publishes);
-        let state = State {
-            line,
-            publishes: BTreeMap::new(),
-            outbox: VecDeque::new(),
-            is_sending: false,
-            flushes: Vec::new(),
-            unread: Unread::default(),
-            is_over: false,
-            is_watched: false,
-            waiting_after_sweep: 0,
-            closing: None,
-            random: fastrand::Rng::new(),
-        };
+        let state = UnderWay::new(Line::new(room, broker.capabilities().orders_publishes));
         Self(Arc::new(Inner {
             broker,
             bounds,
@@ -326,7 +255,7 @@ impl Inner {
 
     fn add(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, UnderWay>,
         topic: Arc<str>,
         record: Arc<Record>,
         reply: Reply,
@@ -354,7 +283,7 @@ impl Inner {
 
     /// Carries out what the line says, and lets go of the lock for each call to the broker. One thread sends at a
     /// time, so that the order of the line is the order of the calls.
-    fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, out: Vec<Do>) {
+    fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, UnderWay>, out: Vec<Do>) {
         let (mut waiting, mut unread) = (Vec::new(), Vec::new());
         let mut commands = VecDeque::from(out);
         while let Some(command) = commands.pop_front() {
@@ -491,179 +420,6 @@ impl Inner {
         // ORDERING: Relaxed; a counter.
         self.retried.load(Ordering::Relaxed)
     }
-
-    /// Whether there is, or will be, a thread that tries again.
-    fn is_thread_wanted(&self) -> bool {
-        // ORDERING: Relaxed; set and looked at under the lock of the state, or corrected by the thread's first turn.
-        self.has_thread.load(Ordering::Relaxed)
-    }
-
-    /// Wakes the thread that tries again, which starts when it is first needed. It looks at the state when it has
-    /// noted how it is woken, so a wake that comes before that is not needed.
-    fn wake_thread(self: &Arc<Self>) {
-        if let Some(thread) = self.thread.get() {
-            return thread.wake_by_ref();
-        }
-        // ORDERING: Relaxed; whoever sets it starts the thread.
-        if self.has_thread.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let room_came = Waker::from(Arc::new(RoomCame(Arc::downgrade(self))));
-        let listening = self.broker.on_space(room_came);
-        let inner = self.clone();
-        let body = move || run(inner, listening);
-        if let Err(error) = thread::Builder::new().name("keylane-publisher".to_owned()).spawn(body) {
-            foreign::error!(%error, "the publisher's thread could not be started; nothing is tried again");
-        }
-    }
-
-    /// One turn of the thread; it ends when the publisher is closed.
-    fn turn(
-        self: &Arc<Self>,
-        full: &mut FullTopics,
-        telling: &mut Telling,
-    ) -> ControlFlow<(), Option<Instant>> {
-        let now = self.clock.now();
-        let mut out = Vec::new();
-        let mut state = self.state.lock();
-        state.line.due(now, &mut out);
-        // ORDERING: Acquire pairs with the Release of the wake for room.
-        let room = self.room.load(Ordering::Acquire);
-        let tell_at = state.tell_of_trouble(now, telling);
-        if !state.line.rests_for_room() {
-            full.poll_at = None;
-        } else if room != full.room_seen || full.poll_at.is_some_and(|at| now >= at) {
-            state.line.room_came(&mut out);
-            full.poll_at = Some(now + FULL_POLL);
-        } else {
-            full.poll_at.get_or_insert(now + FULL_POLL);
-        }
-        full.room_seen = room;
-        let is_over =
-            state.closing.as_ref().is_some_and(|closing| state.publishes.is_empty() || now >= closing.until);
-        if is_over && let Some(closing) = state.closing.take() {
-            let left = std::mem::take(&mut state.publishes);
-            let count = left.len() as u64;
-            state.is_over = true;
-            let mut waiting = Vec::new();
-            for publish in left.into_values() {
-                match publish.reply {
-                    Reply::Op(promise) => {
-                        waiting.extend(promise.complete_quietly(Err(PublishError::Closed)));
-                    }
-                    Reply::Outcomes(Some(taken)) => taken.complete(Err(PublishError::Closed)),
-                    Reply::Outcomes(None) => {
-                        let (topic, key) = (publish.topic, publish.record.key.clone());
-                        let outcome = Outcome { topic, key, result: Err(PublishError::Closed) };
-                        if state.unread.readers > 0 {
-                            state.unread.queue.push_back(outcome);
-                        } else {
-                            tell_of_failure(&outcome);
-                        }
-                    }
-                }
-            }
-            let readers = state.unread.take_wakers();
-            let flushes = std::mem::take(&mut state.flushes);
-            state.line.withdraw_where(|_| true);
-            state.outbox.clear();
-            // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
-            self.has_thread.store(false, Ordering::Relaxed);
-            drop(state);
-            readers.into_iter().for_each(foreign::wake);
-            waiting.into_iter().for_each(foreign::wake);
-            flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
-            closing.promises.into_iter().for_each(|promise| promise.complete(count));
-            return ControlFlow::Break(());
-        }
-        let closing = state.closing.as_ref().map(|closing| closing.until);
-        let until = [state.line.next_due(), full.poll_at, closing, tell_at].into_iter().flatten().min();
-        state.is_watched = until.is_some();
-        self.carry_out(state, out);
-        ControlFlow::Continue(until)
-    }
-
-    fn wake_for_room(&self) {
-        // ORDERING: Release pairs with the Acquire of a send and of an answer.
-        self.room.fetch_add(1, Ordering::Release);
-        if let Some(thread) = self.thread.get() {
-            thread.wake_by_ref();
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.get() {
-            thread.wake_by_ref();
-        }
-    }
-}
-
-/// What the thread knows of full topics.
-struct FullTopics {
-    room_seen: u64,
-    poll_at: Option<Instant>,
-}
-
-/// The thread that tries again.
-fn run(inner: Arc<Inner>, listening: Registration) {
-    let parker = Parker::new();
-    // No number of wakes: room that came before this thread was told of it is looked for in the first turn.
-    let mut full = FullTopics { room_seen: u64::MAX, poll_at: None };
-    let mut telling = Telling::default();
-    let mut clock = None;
-    let publisher = Arc::downgrade(&inner);
-    let mut kept = Some(inner);
-    while let Some(inner) = kept.take().or_else(|| publisher.upgrade()) {
-        inner.thread.get_or_init(|| parker.waker().clone());
-        clock.get_or_insert_with(|| inner.clock.register(parker.waker().clone()));
-        let is_manual = inner.clock.is_manual();
-        let ControlFlow::Continue(until) = inner.turn(&mut full, &mut telling) else { break };
-        // What rests is under way, and dropping a bus ends nothing: it is sent again although nobody has the bus.
-        kept = until.map(|_| inner);
-        parker.park_until(if is_manual { None } else { until });
-    }
-    drop(listening);
-}
-
-impl State {
-    /// The flushes whose publishes are all answered.
-    fn flushed(&mut self) -> Vec<Promise<()>> {
-        if self.flushes.is_empty() {
-            return Vec::new();
-        }
-        let oldest = self.publishes.keys().next().copied().unwrap_or(Id::MAX);
-        let (over, left) =
-            std::mem::take(&mut self.flushes).into_iter().partition(|(last, _)| *last < oldest);
-        self.flushes = left;
-        let over: Vec<(Id, Promise<()>)> = over;
-        over.into_iter().map(|(_, promise)| promise).collect()
-    }
-
-    /// Whether this topic was full when it was last tried.
-    fn rests_for_room_in(&self, topic: &str) -> bool {
-        self.line
-            .resting_for_room()
-            .any(|id| self.publishes.get(&id).is_some_and(|rests| *rests.topic == *topic))
-    }
-
-    /// Takes out publishes that wait for room and that nobody waits for any more, whenever their number has doubled:
-    /// what waits is bounded by what the callers hold.
-    fn sweep(&mut self) {
-        if self.line.waiting() < 2 * self.waiting_after_sweep.max(32) {
-            return;
-        }
-        let publishes = &mut self.publishes;
-        self.line.withdraw_where(|id| {
-            let is_unwanted = publishes[&id].reply.is_detached();
-            if is_unwanted {
-                publishes.remove(&id);
-            }
-            is_unwanted
-        });
-        self.waiting_after_sweep = self.line.waiting();
-    }
 }
 
 /// Where the broker answers.
@@ -682,22 +438,12 @@ impl Ticket for Answer {
     }
 }
 
-/// Wakes the thread when a full topic has room.
-struct RoomCame(Weak<Inner>);
-
-impl Wake for RoomCame {
-    fn wake(self: Arc<Self>) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.wake_for_room();
-        }
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::broker::{BrokerError, Capabilities, Consumer, ConsumerSpec};
     use crate::sync::AtomicUsize;
+    use crate::wait::Registration;
 
     /// Full at the first publish; room comes before the publisher has said whom to tell.
     struct RoomComesEarly(Clock, AtomicUsize);

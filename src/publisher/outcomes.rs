@@ -1,7 +1,8 @@
 //! What became of records that were sent without anybody waiting for each of them.
 
 use super::line::Do;
-use super::{Inner, PublishError, Receipt, State};
+use super::under_way::UnderWay;
+use super::{Inner, PublishError, Receipt};
 use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::block_on;
@@ -247,7 +248,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl UnderWay {
     /// Outcomes were read, or nobody reads them.
     pub(super) fn give_back_places(&mut self, outcomes: usize, out: &mut Vec<Do>) {
         // Behind a close there is no room to wait for, and what it answered never left the line.

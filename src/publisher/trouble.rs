@@ -1,6 +1,7 @@
 //! What keeps publishes waiting, and how it is told.
 
-use super::{Inner, Publish, State};
+use super::Inner;
+use super::under_way::{Publish, UnderWay};
 use crate::foreign;
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl UnderWay {
     /// What was published first is also admitted first.
     fn oldest(&self) -> Option<&Publish> {
         self.publishes.first_key_value().map(|(_, publish)| publish)

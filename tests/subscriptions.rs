@@ -1,0 +1,86 @@
+//! What the builder and the handle of a subscription promise, each by itself.
+
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
+mod support;
+
+use keylane::{Bus, HandlerError, Record, Start, Subscription};
+use std::sync::mpsc;
+use std::time::Duration;
+use support::{eventually, numbered};
+
+fn bus() -> Bus {
+    keylane::connect("memory:?topics=orders,orders.dead&partitions=1").wait().unwrap()
+}
+
+#[test]
+fn a_group_that_starts_at_the_latest_begins_when_it_is_ready() {
+    let bus = bus();
+    bus.publish("orders", Record::new("before")).wait().unwrap();
+    for (start, expected) in [(Start::Latest, &b"after"[..]), (Start::Earliest, b"before")] {
+        let (tell, told) = mpsc::channel();
+        let builder = bus.subscribe("orders").group(format!("{start:?}").to_lowercase()).start(start);
+        let orders = builder.handle(move |event| Ok(tell.send(event.value().to_vec())?)).unwrap();
+        orders.ready().wait().unwrap();
+        bus.publish("orders", Record::new("after")).wait().unwrap();
+        assert_eq!(told.recv().unwrap(), expected, "{start:?}");
+    }
+}
+
+#[test]
+fn without_workers_records_are_handled_on_the_thread_that_delivers() {
+    let bus = bus();
+    let (tell, told) = mpsc::channel();
+    let name = move |_: &keylane::Event| Ok(tell.send(std::thread::current().name().map(str::to_owned))?);
+    let _orders = bus.subscribe("orders").group("billing").workers(0).handle(name).unwrap();
+    bus.publish("orders", Record::new("paid")).wait().unwrap();
+    assert_eq!(told.recv().unwrap().as_deref(), Some("keylane-billing"));
+}
+
+#[test]
+fn a_future_that_misses_its_deadline_has_failed() {
+    let bus = bus();
+    let limit = Duration::from_millis(1);
+    let builder = bus.subscribe("orders").group("billing").deadline(limit);
+    let orders = builder.handle_async(|_| std::future::pending()).unwrap();
+    bus.publish("orders", Record::new("paid")).wait().unwrap();
+    eventually("it has failed", || orders.stats().failed == 1).unwrap();
+    assert_eq!(orders.stats().succeeded, 0);
+}
+
+/// Holds the first attempt of each record.
+fn with_one_held(bus: &Bus) -> Subscription {
+    let orders = bus
+        .subscribe_envelopes("orders")
+        .group("billing")
+        .handle(|event| if event.attempt() == 1 { Err(HandlerError::terminal("planted")) } else { Ok(()) })
+        .unwrap();
+    bus.publish("orders", numbered("order-42", 0)).wait().unwrap();
+    eventually("it is held", || orders.held().len() == 1).unwrap();
+    orders
+}
+
+#[test]
+fn what_is_not_held_any_more_is_not_released() {
+    let bus = bus();
+    let orders = with_one_held(&bus);
+    let held = &orders.held()[0];
+    assert_eq!((held.attempts, &held.error[..], held.place.key.as_deref()), (1, "planted", Some("order-42")));
+    assert!(orders.retry_held(held).wait());
+    eventually("it was handled", || orders.stats().succeeded == 1).unwrap();
+    assert!(!orders.retry_held(held).wait() && !orders.skip_held(held).wait());
+    assert!(!orders.dead_letter_held(held, "orders.dead").unwrap().wait());
+    assert_eq!((orders.stats().discarded, orders.stats().dead_lettered), (0, 0));
+}
+
+#[test]
+fn a_held_record_goes_to_no_topic_that_is_not_there() {
+    let bus = bus();
+    let orders = with_one_held(&bus);
+    let held = &orders.held()[0];
+    assert!(orders.dead_letter_held(held, "no-such-topic").is_err());
+    assert_eq!(orders.held().len(), 1, "it is still held");
+    assert!(orders.dead_letter_held(held, "orders.dead").unwrap().wait());
+    eventually("it is written", || orders.stats().dead_lettered == 1).unwrap();
+    assert!(orders.held().is_empty());
+}
