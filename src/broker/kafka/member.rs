@@ -175,7 +175,7 @@ impl Member {
             }
             match self.client.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
-                    is_full = take(&mut self.arena, &self.client, &self.handoff, &message, now)
+                    is_full = take(&mut self.arena, &self.client, &self.handoff, &message, now);
                 }
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                     self.fatal = Some(code.to_string());
