@@ -95,6 +95,7 @@ pub use route::{RecordView, Route};
 #[cfg(not(loom))]
 pub use subscription::{
     DrainReport, Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder,
+    WaitError,
 };
 #[cfg(not(loom))]
 pub use wait::{Cancellation, Cancelled};

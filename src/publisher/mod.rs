@@ -3,6 +3,7 @@
 mod answer;
 mod line;
 mod outcomes;
+mod quiet;
 mod trouble;
 
 use crate::broker::{Broker, PublishFault, Stored, Ticket};
@@ -18,6 +19,7 @@ use foldhash::fast::RandomState;
 use line::{Do, Id, Line, Offer, Room};
 pub use outcomes::{NextOutcome, Outcome, Outcomes};
 use outcomes::{Unread, tell_of_failure};
+use quiet::Quiet;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::task::{Wake, Waker};
@@ -72,6 +74,7 @@ struct State {
     waiting_after_sweep: usize,
     closing: Option<Closing>,
     random: fastrand::Rng,
+    quiet: Quiet,
 }
 
 struct Closing {
@@ -132,6 +135,7 @@ impl Publisher {
             waiting_after_sweep: 0,
             closing: None,
             random: fastrand::Rng::new(),
+            quiet: Quiet::default(),
         };
         Self(Arc::new(Inner {
             broker,
@@ -359,7 +363,10 @@ impl Inner {
         let mut commands = VecDeque::from(out);
         while let Some(command) = commands.pop_front() {
             match command {
-                Do::Send(id) => state.outbox.push_back(id),
+                Do::Send(id) => {
+                    state.quiet.sent += 1;
+                    state.outbox.push_back(id);
+                }
                 Do::Complete(id, result) => {
                     // After a close there is nobody to tell.
                     let Some(publish) = state.publishes.remove(&id) else { continue };
@@ -389,6 +396,7 @@ impl Inner {
         }
         let readers = if state.unread.queue.is_empty() { Vec::new() } else { state.unread.take_wakers() };
         let flushed = state.flushed();
+        let quiet = self.take_quiet(&mut state);
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(!state.line.is_empty(), Ordering::Relaxed);
         let is_closing = state.closing.is_some();
@@ -401,6 +409,7 @@ impl Inner {
         waiting.into_iter().for_each(foreign::wake);
         readers.into_iter().for_each(foreign::wake);
         flushed.into_iter().for_each(|promise| promise.complete(()));
+        quiet.into_iter().for_each(|(promise, sent)| promise.complete(sent));
         if is_closing {
             self.wake_thread();
         }
@@ -539,6 +548,7 @@ impl Inner {
             full.poll_at.get_or_insert(now + FULL_POLL);
         }
         full.room_seen = room;
+        state.quiet.room_seen = Some(room);
         let is_over =
             state.closing.as_ref().is_some_and(|closing| state.publishes.is_empty() || now >= closing.until);
         if is_over && let Some(closing) = state.closing.take() {
@@ -565,6 +575,7 @@ impl Inner {
             }
             let readers = state.unread.take_wakers();
             let flushes = std::mem::take(&mut state.flushes);
+            let quiet = std::mem::take(&mut state.quiet.promises);
             state.line.withdraw_where(|_| true);
             state.outbox.clear();
             // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
@@ -573,6 +584,7 @@ impl Inner {
             readers.into_iter().for_each(foreign::wake);
             waiting.into_iter().for_each(foreign::wake);
             flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
+            drop(quiet);
             closing.promises.into_iter().for_each(|promise| promise.complete(count));
             return ControlFlow::Break(());
         }

@@ -4,6 +4,7 @@ use super::intake::{self, Bounds, Commands, LastWord, Setup};
 use super::invoke::{Asynchronous, Owned, OwnedHandler, Shared as SharedHandler};
 use super::runner::{Invoke, Runner};
 use super::shared::Shared;
+use super::waits::Waits;
 use super::{Core, Subscription};
 use crate::broker::{BrokerError, Budget, ConsumerSpec, Start};
 use crate::bus::Bus;
@@ -700,6 +701,7 @@ impl<K> SubscriptionBuilder<K> {
             status: Mutex::new(Status::Starting),
             window_full: Mutex::default(),
             broker_error: Mutex::default(),
+            waits: Waits::default(),
         });
         let topics: Vec<Arc<str>> = self.topics.iter().map(|topic| topic.as_str().into()).collect();
         let budget = Budget { records: settings.in_flight_records, bytes: settings.in_flight_bytes };

@@ -4,6 +4,7 @@
 use super::arrivals::{Arrivals, Prepared};
 use super::runner::{Delivery, Invoke, Next, Runner};
 use super::shared::{End, Shared, Since, Verdict};
+use super::waits::{WaitError, Waiting};
 use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Fetched, Polled};
 use crate::delivery::ledger::{Delivered, Ledger, Settled};
 use crate::delivery::partitions::{Partitions, Slot, Token};
@@ -156,7 +157,7 @@ const BROKER_RETRY: Duration = Duration::from_millis(100);
 
 /// A partition that the subscription has, or had.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-struct State {
+pub(super) struct State {
     slot: Slot,
     assignment: Arc<Assignment>,
     /// Delivered in this assignment and neither settled nor returned.
@@ -168,11 +169,22 @@ struct State {
     is_commit_failing: bool,
     /// What is settled ahead of the watermark takes all the room that a commit has for it.
     is_crowded: bool,
-    leaving: Leaving,
+    pub(super) leaving: Leaving,
+    /// At most once: what was handed over and has ended, where the ledger settles before.
+    pub(super) handled: Option<Ledger>,
+}
+
+impl State {
+    /// Its handler has ended, or it comes to none any more.
+    fn has_ended(&mut self, token: Token, bytes: usize) {
+        if let Some(handled) = &mut self.handled {
+            handled.settle(token.offset, bytes);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaving {
+pub(super) enum Leaving {
     No,
     /// Nothing starts any more; what has started may end until then.
     Until(Instant),
@@ -200,12 +212,12 @@ pub(crate) struct Setup {
 }
 
 /// The state of the thread.
-struct Intake<I: Invoke> {
-    setup: Setup,
+pub(super) struct Intake<I: Invoke> {
+    pub(super) setup: Setup,
     /// With `workers(0)` the intake handles on its own thread.
     direct: Option<Worker<Runner<I>>>,
-    partitions: Partitions,
-    slots: Vec<State>,
+    pub(super) partitions: Partitions,
+    pub(super) slots: Vec<State>,
     round_robin: RoundRobin,
     polled: Vec<Polled>,
     arrivals: Arrivals,
@@ -213,18 +225,19 @@ struct Intake<I: Invoke> {
     verdicts: Vec<Verdict>,
     give_backs: Vec<(Partition, u64, Duration)>,
     tally: Tally,
-    in_flight: usize,
+    pub(super) in_flight: usize,
     bytes_in_flight: usize,
     last_commit: Instant,
     last_full_commit: Instant,
     full_since: Option<Instant>,
-    is_paused: bool,
+    pub(super) is_paused: bool,
     is_ready: bool,
     drain: Option<Drain>,
     broker_retry_at: Option<Instant>,
     next_tick: Instant,
     next_look: Instant,
     ticks_with_problems: u64,
+    pub(super) waiting: Waiting,
 }
 
 /// Answers for an intake whose thread ends before its time, by a panic in foreign code: whoever waits for a drain
@@ -245,6 +258,7 @@ impl Drop for LastWord {
         *self.shared.status.lock() = Status::Halted(error.to_owned());
         // Nothing of it is settled any more, so nothing of it starts.
         drop(self.pool.drain(Duration::ZERO));
+        self.shared.waits.end(&WaitError::Halted(error.to_owned()));
         let report = DrainReport::default();
         for command in self.commands.end(&report) {
             if let Command::Drain(_, Some(promise)) = command {
@@ -264,6 +278,7 @@ pub(super) fn drained_or_hung(drained: Op<DrainReport>, shared: &Shared, limit: 
     drained.unwrap_or_else(|_| {
         let still_running = shared.still_running();
         *shared.status.lock() = Status::Draining;
+        shared.waits.end(&WaitError::Ended);
         foreign::error!(
             ?still_running,
             "a handler on the delivering thread did not end within the limit of the drain"
@@ -309,6 +324,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         next_tick: now + TICK,
         next_look: now,
         ticks_with_problems: 0,
+        waiting: Waiting::default(),
     };
     loop {
         let now = clock.now();
@@ -337,6 +353,7 @@ impl<I: Invoke> Intake<I> {
         is_busy |= self.give_back(now);
         is_busy |= self.fetch(now);
         is_busy |= self.hand_over(now);
+        let has_moved = is_busy;
         is_busy |= self.step_direct(now);
         self.commit_if_due(now);
         self.leave(now);
@@ -344,7 +361,27 @@ impl<I: Invoke> Intake<I> {
         // Before it is counted: who reads that it was consumed finds it in flight, or its end counted.
         self.setup.shared.counters.set_in_flight(self.in_flight as u64);
         self.setup.shared.counters.add(&mut self.tally);
+        self.look_at_waits(now, has_moved, is_busy);
         is_busy
+    }
+
+    /// Looks whether what others wait for has come.
+    fn look_at_waits(&mut self, now: Instant, has_moved: bool, is_busy: bool) {
+        let Setup { shared, pool, .. } = &self.setup;
+        self.waiting.probes.moved(has_moved);
+        if self.waiting.take(&shared.waits) {
+            shared.waits.watch(true);
+            // Every worker runs a turn, and from that on tells what changes.
+            drop(pool.visit(|_, _| ()));
+        }
+        self.waiting.look(shared, pool.depths());
+        self.look_at_ends(now);
+        if !is_busy {
+            self.look_for_quiet();
+        }
+        if self.setup.shared.waits.is_watched() && !self.waiting.needs_watch() {
+            self.setup.shared.waits.watch(false);
+        }
     }
 
     fn obey(&mut self, now: Instant) -> bool {
@@ -400,6 +437,7 @@ impl<I: Invoke> Intake<I> {
             let id = delivery.event.assignment().id;
             if let Some(slot) = self.slots.iter_mut().find(|slot| slot.assignment.id == id) {
                 slot.in_flight -= 1;
+                slot.has_ended(delivery.token, delivery.bytes);
                 // At most once: the ledger has settled it, but a position is committed only for what is handled.
                 slot.is_dirty &= !self.setup.shared.settles_first;
             }
@@ -442,6 +480,7 @@ impl<I: Invoke> Intake<I> {
             let mut is_leaving = true;
             if let Some(slot) = slot {
                 slot.in_flight -= 1;
+                slot.has_ended(token, bytes);
                 // At most once: what was settled first was committed before it was handed over.
                 slot.is_dirty |= matches!(end, End::Settled) && !self.setup.shared.settles_first;
                 is_leaving = slot.leaving != Leaving::No;
@@ -587,6 +626,9 @@ impl<I: Invoke> Intake<I> {
             offset = position.watermark,
             "partition assigned"
         );
+        let settles_first = self.setup.shared.settles_first;
+        let handled =
+            settles_first.then(|| Ledger::restore(position.watermark, position.ahead.iter().cloned()));
         let ledger = Ledger::restore(position.watermark, position.ahead);
         let slot = self.partitions.assign(id.topic, id.partition, ledger);
         let state = State {
@@ -598,6 +640,7 @@ impl<I: Invoke> Intake<I> {
             is_commit_failing: false,
             is_crowded: false,
             leaving: Leaving::No,
+            handled,
         };
         match self.slots.get_mut(slot.index()) {
             Some(before) => *before = state,
@@ -657,6 +700,9 @@ impl<I: Invoke> Intake<I> {
         self.tally.consumed += 1;
         self.in_flight += 1;
         self.bytes_in_flight += bytes;
+        if let Some(handled) = &mut state.handled {
+            handled.deliver(fetched.offset, bytes);
+        }
         state.in_flight += 1;
         if self.setup.shared.settles_first {
             state.is_dirty = true;
@@ -909,6 +955,7 @@ impl<I: Invoke> Intake<I> {
         let mut due: Vec<Instant> = Vec::new();
         due.extend(self.broker_retry_at);
         due.extend(self.setup.consumer.next_due());
+        due.extend(self.waiting.next_due());
         due.extend(self.direct.as_ref().and_then(Worker::next_due));
         if self.slots.iter().any(|slot| slot.is_dirty) {
             due.push(self.last_full_commit + FULL_COMMIT);
@@ -1025,13 +1072,14 @@ impl<I: Invoke> Intake<I> {
             self.setup.pool.detach();
         }
         shared.counters.set_in_flight(report.still_running.len() as u64);
-        *shared.status.lock() = halted.map_or(Status::Closed, Status::Halted);
+        *shared.status.lock() = halted.clone().map_or(Status::Closed, Status::Halted);
         foreign::info!(unsettled = report.unsettled.len(), "the subscription has ended");
         for command in self.setup.commands.end(&report) {
             if let Command::Drain(_, promise) = command {
                 promises.extend(promise);
             }
         }
+        self.waiting.end(shared, halted);
         for promise in promises {
             promise.complete(report.clone());
         }

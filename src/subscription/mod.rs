@@ -2,14 +2,19 @@
 
 mod arrivals;
 mod builder;
+mod caught_up;
 mod intake;
 mod invoke;
+mod quiet;
 mod runner;
 mod shared;
+mod waits;
 
 pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
 pub use intake::DrainReport;
 pub use invoke::OwnedHandler;
+pub(crate) use quiet::Stamp;
+pub use waits::WaitError;
 
 use crate::broker::BrokerError;
 use crate::bus::TopicError;
@@ -372,6 +377,13 @@ impl Core {
             foreign::error!(%error, "the thread that watches over a drain could not be started");
         }
         inner
+    }
+
+    /// See [`Waits::quiet`](waits::Waits::quiet).
+    pub(crate) fn quiet(&self) -> Op<Stamp> {
+        let op = self.shared.waits.quiet();
+        self.shared.wake_intake();
+        op
     }
 
     pub(crate) fn stats(&self) -> Stats {

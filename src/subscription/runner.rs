@@ -15,6 +15,7 @@ use crate::publisher::{PublishError, Receipt};
 use crate::sync::{Arc, Ordering};
 use crate::wait::Op;
 use crate::wait::after;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -89,11 +90,26 @@ impl<F: Future<Output = Result<(), HandlerError>>> Future for Leased<F> {
     type Output = Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Output> {
+        moved();
         match self.project() {
             LeasedPin::Handler { future } => future.poll(cx).map(Output::Handled),
             LeasedPin::DeadLetter { op } => Pin::new(op).poll(cx).map(Output::DeadLettered),
         }
     }
+}
+
+thread_local! {
+    /// How much has moved on this worker's thread: records that were begun, polled or ended.
+    static ACTIVITY: Cell<u64> = const { Cell::new(0) };
+}
+
+fn moved() {
+    ACTIVITY.set(ACTIVITY.get().wrapping_add(1));
+}
+
+/// How much has moved on this thread, if it is a worker's.
+pub(super) fn activity() -> u64 {
+    ACTIVITY.get()
 }
 
 /// One worker's part of a subscription.
@@ -108,6 +124,8 @@ pub(crate) struct Runner<I: Invoke> {
     /// The end of the last attempt, which is the start of the next: one reading of the clock per record.
     last_end: Instant,
     turn: Option<Instant>,
+    /// The activity that the intake was told of, where somebody waits for it.
+    told: u64,
     random: fastrand::Rng,
 }
 
@@ -123,6 +141,7 @@ impl<I: Invoke> Runner<I> {
             tally: Tally::default(),
             last_end,
             turn: None,
+            told: 0,
             random: fastrand::Rng::new(),
         }
     }
@@ -348,6 +367,7 @@ impl<I: Invoke> Handler for Runner<I> {
     type Future = Leased<I::Future>;
 
     fn handle(&mut self, job: &mut Delivery, now: Instant) -> Outcome<Self::Future> {
+        moved();
         let assignment = job.event.assignment();
         // At most once: what was settled before is lost unless it is handled, so only the end of the time stops it.
         let settles_first = self.shared.settles_first;
@@ -393,11 +413,13 @@ impl<I: Invoke> Handler for Runner<I> {
     }
 
     fn expired(&mut self, job: &mut Delivery, _: Instant) -> Outcome<Self::Future> {
+        moved();
         let limit = self.shared.deadline.unwrap_or_default();
         self.attempt_ended(job, Err(Failure::DeadlineExceeded(limit)))
     }
 
     fn abandoned(&mut self, mut job: Delivery) {
+        moved();
         self.returned(&mut job);
     }
 
@@ -414,6 +436,11 @@ impl<I: Invoke> Handler for Runner<I> {
             if std::mem::take(&mut self.shown) > 0 {
                 self.shared.doing[self.worker].lock().settled.clear();
             }
+            self.shared.wake_intake();
+        }
+        if self.shared.waits.is_watched() && self.told != activity() {
+            self.told = activity();
+            self.shared.waits.changed();
             self.shared.wake_intake();
         }
     }

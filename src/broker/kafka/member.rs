@@ -6,6 +6,7 @@ use super::desk::Desk;
 use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
 use super::headers::each_header;
+use super::marks;
 use super::properties::Properties;
 use super::topics;
 use super::trouble::{Kind, Sign, Trouble};
@@ -150,6 +151,7 @@ impl Member {
                 return End::Failed(reason);
             }
             self.look_after(now);
+            self.answer();
             let (due, has_room) = {
                 let mut state = self.desk.state.lock();
                 let is_open = matches!(turn, Turn::Ask);
@@ -295,6 +297,18 @@ impl Member {
             }
         }
         Ok(())
+    }
+
+    /// Puts the subscription's questions to the brokers, if they answer.
+    fn answer(&self) {
+        let asked = std::mem::take(&mut self.desk.state.lock().asked);
+        for (question, promise) in asked {
+            let marks = match self.trouble.reason() {
+                Some(reason) => marks::unanswered(reason),
+                None => self.client.context().marks(&self.client, question, ASK),
+            };
+            promise.complete(marks);
+        }
     }
 
     /// Asks about one partition that was quiet for long, and fetches anew where there is more than arrived.

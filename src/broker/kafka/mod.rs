@@ -18,6 +18,7 @@ mod flow;
 mod group;
 mod headers;
 mod mailbox;
+mod marks;
 mod member;
 mod producer;
 mod properties;
