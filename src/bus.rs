@@ -469,9 +469,7 @@ impl Bus {
     /// # let bus = keylane::connect("memory:?topics=ticks").wait()?;
     /// let ticks = bus.subscribe("ticks").group("dashboard").handle(|_| Err("the screen is off".into()))?;
     /// bus.publish("ticks", Record::new("tick")).wait()?;
-    /// while ticks.stats().discarded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// ticks.caught_up().wait()?;
     /// assert_eq!(ticks.stats().retried, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -487,10 +485,8 @@ impl Bus {
     /// let billing = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
     /// let shipping = bus.subscribe("orders").group("shipping").handle(|_| Ok(()))?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while bus.stats().succeeded < 2 {
-    ///     std::thread::yield_now();
-    /// }
-    /// assert_eq!(bus.stats().published, 1);
+    /// bus.settled().wait()?;
+    /// assert_eq!((bus.stats().published, bus.stats().succeeded), (1, 2));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
@@ -517,10 +513,9 @@ impl Bus {
     /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
     /// orders.ready().wait()?;
     /// assert!(bus.health().iter().all(|health| health.is_healthy()));
+    /// orders.drain(std::time::Duration::from_secs(10)).wait();
     /// drop(orders);
-    /// while !bus.health().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// assert!(bus.health().is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn health(&self) -> Vec<Health> {

@@ -295,9 +295,7 @@ impl From<DeadLetter> for Then {
 ///     .then(DeadLetter::to("orders.dead"))
 ///     .handle(|_| Err(HandlerError::terminal("no such account")))?;
 /// bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-/// while orders.stats().dead_lettered == 0 {
-///     std::thread::yield_now();
-/// }
+/// orders.caught_up().wait()?;
 /// assert_eq!(broker.records("orders.dead")?[0].key.as_deref(), Some(&b"order-42"[..]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -186,6 +186,21 @@ fn a_paused_subscription_says_so_unless_all_was_taken_before() -> Tested {
 }
 
 #[test]
+fn who_resumes_and_then_waits_is_not_told_of_the_pause() -> Tested {
+    let bus = connect(&broker(1));
+    let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
+    for n in 1..=300 {
+        orders.pause();
+        bus.publish("orders", Record::new("x")).wait()?;
+        assert_eq!(soon(orders.caught_up()), Err(WaitError::Paused), "round {n}");
+        orders.resume();
+        soon(orders.caught_up())?;
+        assert_eq!(orders.stats().succeeded, n);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_pause_ends_a_wait_that_is_under_way() -> Tested {
     let bus = connect(&broker(1));
     let gate = Gate::default();

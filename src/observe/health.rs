@@ -74,9 +74,7 @@ pub enum Status {
 /// # })?;
 /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
 ///
-/// while orders.held().is_empty() {
-///     std::thread::yield_now();
-/// }
+/// bus.settled().wait()?;
 /// let problems = orders.health().problems;
 /// let Some(Problem::Held { place, error, .. }) = problems.first() else { panic!("{problems:?}") };
 /// assert_eq!((place.key.as_deref(), &error[..]), (Some("order-42"), "no such account"));

@@ -30,9 +30,7 @@ macro_rules! counters {
         /// })?;
         /// bus.publish("orders", Record::new("paid")).wait()?;
         /// bus.publish("orders", Record::new("placed")).wait()?;
-        /// while orders.stats().succeeded + orders.stats().discarded < 2 {
-        ///     std::thread::yield_now();
-        /// }
+        /// orders.caught_up().wait()?;
         /// let stats = orders.stats();
         /// assert_eq!((stats.succeeded, stats.failed, stats.retried), (1, 1, 0));
         /// # Ok::<(), Box<dyn std::error::Error>>(())

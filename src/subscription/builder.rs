@@ -84,9 +84,7 @@ pub enum Plain {}
 ///     .then(DeadLetter::to("orders.dead"))
 ///     .handle(|_| Ok(()))?;
 /// bus.publish("payments", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-/// while orders.stats().succeeded == 0 {
-///     std::thread::yield_now();
-/// }
+/// orders.caught_up().wait()?;
 /// assert!(orders.health().is_healthy());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -187,9 +185,7 @@ impl<K> SubscriptionBuilder<K> {
     /// let both = bus.subscribe("orders").topic("payments").group("billing").handle(|_| Ok(()))?;
     /// bus.publish("orders", Record::new("placed").with_key("order-42")).wait()?;
     /// bus.publish("payments", Record::new("paid").with_key("order-42")).wait()?;
-    /// while both.stats().succeeded < 2 {
-    ///     std::thread::yield_now();
-    /// }
+    /// both.caught_up().wait()?;
     /// assert_eq!(both.stats().succeeded, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -206,9 +202,7 @@ impl<K> SubscriptionBuilder<K> {
     /// let billing = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
     /// let shipping = bus.subscribe("orders").group("shipping").handle(|_| Ok(()))?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while billing.stats().succeeded + shipping.stats().succeeded < 2 {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// assert_eq!(billing.stats().succeeded, 1, "each group has every record once");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -267,9 +261,7 @@ impl<K> SubscriptionBuilder<K> {
     /// for order in ["order-1", "order-2", "order-3"] {
     ///     bus.publish("orders", Record::new("paid").with_key(order)).wait()?;
     /// }
-    /// while orders.health().problems.is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// assert_eq!(orders.stats().in_flight, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -288,9 +280,7 @@ impl<K> SubscriptionBuilder<K> {
     /// })?;
     /// bus.publish("orders", Record::new("paid, and a long story behind it")).wait()?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while orders.health().problems.is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// assert_eq!(orders.stats().in_flight, 1, "one record always may be under way");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -311,10 +301,8 @@ impl<K> SubscriptionBuilder<K> {
     /// for n in 0..100 {
     ///     bus.publish("orders", Envelope::new(format!("order-{n}"), "order.paid", 1, "995")?).wait()?;
     /// }
-    /// while orders.health().is_healthy() || orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
-    /// assert!(orders.stats().succeeded <= 10, "it waits for the first one");
+    /// bus.settled().wait()?;
+    /// assert_eq!(orders.stats().succeeded, 9, "the rest waits for the first one");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn watermark_distance(mut self, records: usize) -> Self {
@@ -329,9 +317,7 @@ impl<K> SubscriptionBuilder<K> {
     /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
     /// let orders = bus.subscribe("orders").group("billing").max_record_bytes(8).handle(|_| Ok(()))?;
     /// bus.publish("orders", Record::new("paid, and a long story behind it")).wait()?;
-    /// while orders.stats().discarded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert_eq!(orders.stats().succeeded, 0, "no handler saw it");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -351,15 +337,12 @@ impl<K> SubscriptionBuilder<K> {
     ///     std::future::pending() // a call that is never answered
     /// })?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while slow.stats().in_flight == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// slow.until(|stats| stats.in_flight == 1).wait()?;
     /// let quick = [(); 2].map(|()| bus.subscribe("orders").group("billing").handle(|_| Ok(())));
     /// # let quick = quick.into_iter().collect::<Result<Vec<_>, _>>()?;
     /// slow.drain(limit).wait();
-    /// while quick.iter().all(|quick| quick.stats().succeeded == 0) {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
+    /// assert!(quick.iter().any(|quick| quick.stats().succeeded == 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
@@ -377,9 +360,7 @@ impl<K> SubscriptionBuilder<K> {
     /// let rarely = Duration::from_secs(3_600);
     /// let orders = bus.subscribe("orders").group("billing").commit_interval(rarely).handle(|_| Ok(()))?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![0]), "a crash would repeat it");
     /// orders.drain(Duration::from_secs(10)).wait();
     /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![1]), "a drain commits");
@@ -393,21 +374,23 @@ impl<K> SubscriptionBuilder<K> {
     /// After how long a blocking handler that still runs shows in health. Default: 30 s.
     ///
     /// ```
-    /// # use keylane::{Problem, Record};
+    /// # use keylane::{Clock, Config, Problem, Record, memory::MemoryBroker};
     /// # use std::{sync::{Mutex, mpsc}, time::Duration};
-    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
+    /// # let (start, started) = mpsc::channel();
     /// # let (release, released) = mpsc::channel::<()>();
     /// # let released = Mutex::new(released);
-    /// let limit = Duration::from_millis(1);
-    /// let orders = bus.subscribe("orders").group("billing").hung_after(limit).handle(move |_| {
+    /// let (clock, time) = Clock::manual();
+    /// let bus = MemoryBroker::builder().topic("orders").clock(clock).build().connect(Config::default())?;
+    /// let minute = Duration::from_secs(60);
+    /// let orders = bus.subscribe("orders").group("billing").hung_after(minute).handle(move |_| {
+    ///     start.send(())?;
     ///     released.lock().unwrap().recv()?; // the bank takes its time
     ///     Ok(())
     /// })?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while !orders.health().problems.iter().any(|problem| matches!(problem, Problem::Hung { .. })) {
-    ///     std::thread::yield_now();
-    /// }
-    /// assert!(!orders.health().is_healthy());
+    /// started.recv()?;
+    /// time.advance(minute);
+    /// assert!(matches!(orders.health().problems[..], [Problem::Hung { .. }]));
     /// # release.send(())?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -427,9 +410,7 @@ impl<K> SubscriptionBuilder<K> {
     ///     std::future::pending() // a call that is never answered
     /// })?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while orders.stats().failed == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.until(|stats| stats.failed == 1).wait()?;
     /// assert_eq!(orders.stats().succeeded, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -489,9 +470,7 @@ impl<K> SubscriptionBuilder<K> {
     ///     .enter(move |run| { let _context = handle.enter(); run() })
     ///     .handle_async(|_| async { tokio::time::sleep(Duration::from_millis(1)).await; Ok(()) })?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
-    /// while orders.stats().succeeded + orders.stats().failed == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert_eq!(orders.stats().failed, 0, "the timer found its runtime");
     /// # drop(orders);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -522,9 +501,7 @@ impl<K> SubscriptionBuilder<K> {
     ///     Ok(())
     /// })?;
     /// bus.publish("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert!(paid.lock().unwrap().contains("order-42"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -595,9 +572,7 @@ impl<K> SubscriptionBuilder<K> {
     ///     Ok(())
     /// })?;
     /// bus.publish("orders", Record::new("995")).wait()?;
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert_eq!(orders.stats().failed, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -788,9 +763,7 @@ impl SubscriptionBuilder<Envelopes> {
     ///     Err("the bank does not answer".into())
     /// })?;
     /// bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.held().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.until(|stats| stats.failed == 3).wait()?;
     /// assert_eq!(orders.held()[0].attempts, 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -808,9 +781,7 @@ impl SubscriptionBuilder<Envelopes> {
     ///     Err(HandlerError::terminal("no such account"))
     /// })?;
     /// bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.stats().discarded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert!(orders.held().is_empty() && orders.health().problems.is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -113,9 +113,7 @@ impl Commands {
 /// # })?;
 /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
 ///
-/// while orders.held().is_empty() {
-///     std::thread::yield_now();
-/// }
+/// bus.settled().wait()?;
 /// let report = orders.drain(Duration::from_secs(10)).wait();
 /// assert_eq!(report.unsettled[0].key.as_deref(), Some("order-42"), "it comes again");
 /// assert!(report.still_running.is_empty());
@@ -347,6 +345,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
 impl<I: Invoke> Intake<I> {
     /// One turn; true: something was done, so look again before sleeping.
     fn turn(&mut self, now: Instant) -> bool {
+        self.take_waits();
         let mut is_busy = self.obey(now);
         is_busy |= self.take_verdicts(now);
         is_busy |= self.settle_behind_handlers(now);
@@ -365,15 +364,20 @@ impl<I: Invoke> Intake<I> {
         is_busy
     }
 
-    /// Looks whether what others wait for has come.
-    fn look_at_waits(&mut self, now: Instant, has_moved: bool, is_busy: bool) {
+    /// Takes what is waited for, before the commands: whoever resumes and then waits is not told of the pause.
+    fn take_waits(&mut self) {
         let Setup { shared, pool, .. } = &self.setup;
-        self.waiting.probes.moved(has_moved);
         if self.waiting.take(&shared.waits) {
             shared.waits.watch(true);
             // Every worker runs a turn, and from that on tells what changes.
             drop(pool.visit(|_, _| ()));
         }
+    }
+
+    /// Looks whether what is waited for has come.
+    fn look_at_waits(&mut self, now: Instant, has_moved: bool, is_busy: bool) {
+        let Setup { shared, pool, .. } = &self.setup;
+        self.waiting.probes.moved(has_moved);
         self.waiting.look(shared, pool.depths());
         self.look_at_ends(now);
         if !is_busy {

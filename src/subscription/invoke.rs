@@ -29,9 +29,7 @@ use std::future::Future;
 /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
 /// let orders = bus.subscribe("orders").group("writer").handle_owned(Writer::default)?;
 /// bus.publish("orders", Record::new("paid")).wait()?;
-/// while orders.stats().succeeded == 0 {
-///     std::thread::yield_now();
-/// }
+/// orders.caught_up().wait()?;
 /// assert_eq!(orders.stats().failed, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -45,9 +45,7 @@ use std::time::{Duration, Instant};
 /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
 /// let orders: Subscription = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
 /// bus.publish("orders", Record::new("paid")).wait()?;
-/// while orders.stats().succeeded == 0 {
-///     std::thread::yield_now();
-/// }
+/// orders.caught_up().wait()?;
 /// let report = orders.drain(Duration::from_secs(10)).wait();
 /// assert!(report.unsettled.is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -93,15 +91,13 @@ impl Subscription {
     /// group goes on. Returns at once.
     ///
     /// ```
-    /// # use keylane::{Record, Status};
+    /// # use keylane::Record;
     /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
     /// # let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-    /// # orders.ready().wait()?;
     /// orders.pause();
-    /// while orders.health().status != Status::Paused {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
+    /// bus.settled().wait()?;
     /// assert_eq!(orders.stats().consumed, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -117,14 +113,10 @@ impl Subscription {
     /// # let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
     /// # orders.ready().wait()?;
     /// orders.pause();
-    /// while orders.health().status != Status::Paused {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// bus.publish("orders", Record::new("paid")).wait()?;
     /// orders.resume();
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert_eq!(orders.health().status, Status::Running);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -166,9 +158,7 @@ impl Subscription {
     /// for _ in 0..3 {
     ///     bus.publish("orders", Record::new("paid")).wait()?;
     /// }
-    /// while orders.stats().succeeded < 3 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert_eq!((orders.stats().succeeded, orders.stats().failed), (3, 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -185,9 +175,7 @@ impl Subscription {
     /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
     /// # })?;
     /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.held().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// let health = orders.health();
     /// assert!(!health.is_healthy());
     /// assert!(health.problems[0].to_string().ends_with("no such account"), "{}", health.problems[0]);
@@ -206,9 +194,7 @@ impl Subscription {
     /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
     /// # })?;
     /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.held().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// let held = &orders.held()[0];
     /// assert_eq!(held.place.key.as_deref(), Some("order-42"));
     /// assert_eq!((&held.error[..], held.attempts), ("no such account", 1));
@@ -241,14 +227,10 @@ impl Subscription {
     /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
     /// # })?;
     /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.held().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// let held = &orders.held()[0];
     /// assert!(orders.retry_held(held).wait());
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert!(!orders.retry_held(held).wait(), "it is not held any more");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -266,13 +248,9 @@ impl Subscription {
     /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
     /// # })?;
     /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.held().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// assert!(orders.skip_held(&orders.held()[0]).wait());
-    /// while orders.stats().discarded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert!(orders.held().is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -296,15 +274,11 @@ impl Subscription {
     /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
     /// # })?;
     /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-    /// while orders.held().is_empty() {
-    ///     std::thread::yield_now();
-    /// }
+    /// bus.settled().wait()?;
     /// let held = &orders.held()[0];
     /// assert!(orders.dead_letter_held(held, "no-such-topic").is_err());
     /// assert!(orders.dead_letter_held(held, "orders.dead")?.wait());
-    /// while orders.stats().dead_lettered == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// assert!(orders.held().is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -331,9 +305,7 @@ impl Subscription {
 /// #     if event.attempt() == 1 { Err(HandlerError::terminal("no such account")) } else { Ok(()) }
 /// # })?;
 /// # bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
-/// while orders.held().is_empty() {
-///     std::thread::yield_now();
-/// }
+/// bus.settled().wait()?;
 /// assert_eq!(retry_all(&orders, "disk"), 0);
 /// assert_eq!(retry_all(&orders, "account"), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

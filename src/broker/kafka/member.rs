@@ -6,7 +6,7 @@ use super::desk::Desk;
 use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
 use super::headers::each_header;
-use super::marks;
+use super::marks::{self, Asker, Question};
 use super::properties::Properties;
 use super::topics;
 use super::trouble::{Kind, Sign, Trouble};
@@ -21,6 +21,7 @@ use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// The client wakes this thread when it has something. It is asked so often all the same, so that a wake that it missed
@@ -96,6 +97,7 @@ struct Member {
     /// Since when the group's protocol is known.
     taken_since: Option<Instant>,
     fatal: Option<String>,
+    asker: Asker,
 }
 
 impl Member {
@@ -117,6 +119,7 @@ impl Member {
             has_joined: false,
             taken_since: None,
             fatal: None,
+            asker: Asker::new(setup.desk.spec.topics.clone(), setup.properties.clone()),
         })
     }
 
@@ -299,15 +302,19 @@ impl Member {
         Ok(())
     }
 
-    /// Puts the subscription's questions to the brokers, if they answer.
-    fn answer(&self) {
+    /// Passes the subscription's questions on, if the brokers answer.
+    fn answer(&mut self) {
         let asked = std::mem::take(&mut self.desk.state.lock().asked);
         for (question, promise) in asked {
-            let marks = match self.trouble.reason() {
-                Some(reason) => marks::unanswered(reason),
-                None => self.client.context().marks(&self.client, question, ASK),
+            if let Some(reason) = self.trouble.reason() {
+                promise.complete(marks::unanswered(reason));
+                continue;
+            }
+            let passed = match question {
+                Question::Ends => HashMap::new(),
+                Question::Reached => self.client.context().passed(&self.client),
             };
-            promise.complete(marks);
+            self.asker.ask((question, promise), passed);
         }
     }
 

@@ -111,9 +111,7 @@ impl Faults {
     /// broker.faults().lose_next_settles(1);
     /// let bus = broker.connect(Config::default())?;
     /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-    /// while orders.stats().succeeded == 0 {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
     /// orders.drain(Duration::from_secs(10)).wait();
     /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![0]), "the record comes again");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -127,15 +125,16 @@ impl Faults {
     ///
     /// ```
     /// use keylane::{Config, Record, memory::MemoryBroker};
+    /// # use std::time::Duration;
     ///
     /// let broker = MemoryBroker::builder().topic_with("orders", 1).build();
     /// broker.append("orders", Record::new("paid"))?;
     /// broker.faults().fail_next_settles(1);
     /// let bus = broker.connect(Config::default())?;
     /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-    /// while broker.watermarks("billing", "orders")? != Some(vec![1]) {
-    ///     std::thread::yield_now();
-    /// }
+    /// orders.caught_up().wait()?;
+    /// orders.drain(Duration::from_secs(10)).wait();
+    /// assert_eq!(broker.watermarks("billing", "orders")?, Some(vec![1]));
     /// assert_eq!(orders.stats().succeeded, 1, "settled at the second try, and handled once");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
