@@ -1,5 +1,7 @@
 //! Waiting without spinning, on the memory bus: `caught_up`, `until`, `settled`.
 
+#![allow(unreachable_pub, reason = "the modules of a test program have no public face")]
+
 mod support;
 
 use keylane::memory::MemoryBroker;
@@ -56,9 +58,9 @@ fn caught_up_is_over_when_what_was_stored_at_the_call_is_over() -> Tested {
     let at = (first.clone(), second.clone());
     let orders = bus.subscribe("orders").group("billing").workers(1).handle(move |event| {
         if event.offset() == 0 {
-            at.0.pass()
+            at.0.pass();
         } else {
-            at.1.pass()
+            at.1.pass();
         }
         Ok(())
     })?;
@@ -191,6 +193,7 @@ fn who_resumes_and_then_waits_is_not_told_of_the_pause() -> Tested {
     let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
     for n in 1..=300 {
         orders.pause();
+        soon(bus.settled())?;
         bus.publish("orders", Record::new("x")).wait()?;
         assert_eq!(soon(orders.caught_up()), Err(WaitError::Paused), "round {n}");
         orders.resume();

@@ -21,8 +21,8 @@ use std::time::Instant;
 ///
 /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
 /// let orders = bus.subscribe("orders").group("billing").handle(|_| Ok(()))?;
-/// orders.ready().wait()?;
 /// orders.pause();
+/// bus.settled().wait()?;
 /// bus.publish("orders", Record::new("paid")).wait()?;
 /// assert_eq!(orders.caught_up().wait(), Err(WaitError::Paused));
 /// orders.resume();

@@ -114,7 +114,7 @@ impl Asker {
                 self.running = Some(Running { questions, thread });
             }
             Err(error) => {
-                foreign::error!(%error, "the thread that asks how far a group is could not be started")
+                foreign::error!(%error, "the thread that asks how far a group is could not be started");
             }
         }
     }
