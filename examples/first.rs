@@ -27,9 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (order, n) in [("order-1", "1"), ("order-1", "2"), ("order-1", "3"), ("order-2", "1")] {
         bus.publish("orders", Envelope::new(order, "order.changed", 1, n)?).wait()?;
     }
-    while orders.stats().succeeded < 4 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    orders.caught_up().wait()?;
     bus.close(Duration::from_secs(10)).wait();
     Ok(())
 }

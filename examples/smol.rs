@@ -15,9 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for order in ["order-1", "order-2", "order-1"] {
             bus.publish("orders", Envelope::new(order, "order.changed", 1, "{}")?).await?;
         }
-        while orders.stats().succeeded < 3 {
-            smol::Timer::after(Duration::from_millis(1)).await;
-        }
+        orders.caught_up().await?;
         bus.close(Duration::from_secs(10)).await;
         Ok(())
     })

@@ -24,9 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for order in ["order-1", "order-2", "order-1"] {
         bus.publish("orders", Envelope::new(order, "order.changed", 1, "{}")?).await?;
     }
-    while orders.stats().succeeded < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    orders.caught_up().await?;
     bus.close(Duration::from_secs(10)).await;
     Ok(())
 }

@@ -96,7 +96,7 @@ pub use record::{Headers, Record};
 pub use route::{RecordView, Route};
 #[cfg(not(loom))]
 pub use subscription::{
-    Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder,
+    Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder, WaitError,
 };
 pub use wait::{Cancellation, Cancelled};
 pub use wait::{Clock, ManualClock, Op, Registration};

@@ -18,6 +18,7 @@ use crate::delivery::{Partition, Position};
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Clock;
+use crate::wait::Op;
 use crate::wait::Registration;
 #[cfg(feature = "kafka")]
 pub(crate) use fetched::Packed;
@@ -210,9 +211,28 @@ pub(crate) trait Consumer: Send {
     /// Answers [`Polled::Revoked`]: what started has ended and the position is committed; the partition may move.
     fn release(&mut self, partition: Partition);
 
+    /// Asks for the end of each partition of the topics, whoever has it: the offset behind its last record. Where nothing
+    /// is stored it may be left out. Never blocks.
+    fn ends(&mut self) -> Op<Result<Vec<Mark>, BrokerError>>;
+
+    /// Asks how far the group is in each partition of the topics: below the offset nothing is left to come, but for what
+    /// this member was handed; of a partition that another member has all is settled there. Never blocks.
+    ///
+    /// A broker that is not remote wakes this member when its answer would be another one, or is worth another try.
+    fn reached(&mut self) -> Op<Result<Vec<Mark>, BrokerError>>;
+
     /// Stops and resumes handing out new records of one partition; membership goes on. What was given back comes all
     /// the same: it may be what the partition was paused to wait for.
     fn set_paused(&mut self, partition: Partition, is_paused: bool);
+}
+
+/// An offset in a partition, and what it means by where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Index into the topics of the subscription.
+    pub(crate) topic: u32,
+    pub(crate) partition: u32,
+    pub(crate) offset: u64,
 }
 
 /// What a commit waits for.

@@ -20,7 +20,13 @@ pub(crate) trait Keep: Send + Sync {
     fn drain(&self, limit: Duration) -> Op<DrainReport>;
     /// Waits for its threads, once it is drained.
     fn join(&self);
+    /// Is over when nothing of it moves without time going on, and says how much has moved until then.
+    fn quiet(&self) -> Op<Stamp>;
 }
+
+/// How much of a subscription has moved; the default of one that has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stamp(pub(crate) Vec<u64>);
 
 /// A cheap handle: clones are the same connection.
 #[derive(Clone)]

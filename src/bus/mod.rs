@@ -3,6 +3,7 @@
 mod connect;
 pub(crate) mod connection;
 mod message;
+mod settled;
 
 pub use connect::{connect, connect_with};
 pub use connection::TopicError;
@@ -219,6 +220,51 @@ impl Bus {
     /// ```
     pub fn flush(&self) -> Op<()> {
         self.connection.publisher().flush()
+    }
+
+    /// Is over when nothing of the bus moves without time going on: nothing is queued, running, or on its way to the
+    /// broker, and its subscriptions have taken what is stored and what they may take. What is left waits for a time to
+    /// come (a retry, a dead letter's next try), for an operator, for a future that somebody else wakes, for room, or for
+    /// [`resume`](crate::Subscription::resume).
+    ///
+    /// It is for tests: with a [manual clock](crate::Clock::manual) it is the point at which to look, and to move the time
+    /// on. What comes from outside meanwhile, as publishes of other threads do, it may or may not wait for; handlers that
+    /// wait for it wait for themselves.
+    ///
+    /// # Errors
+    /// Of a bus on brokers of another process, which may have records that nobody here knows of: it is refused at once.
+    /// [`caught_up`](crate::Subscription::caught_up) and [`until`](crate::Subscription::until) work there, too. When the
+    /// bus is closed.
+    ///
+    /// ```
+    /// use keylane::{Clock, Config, Envelope, Jitter, Retry, memory::MemoryBroker};
+    /// use std::time::Duration;
+    ///
+    /// let (clock, time) = Clock::manual();
+    /// let bus = MemoryBroker::builder().topic("orders").clock(clock).build().connect(Config::default())?;
+    /// let hour = Duration::from_secs(3_600);
+    /// let hourly = Retry::exponential(hour..hour).jitter(Jitter::None);
+    /// let orders = bus.subscribe_envelopes("orders").group("billing").retry(hourly).handle(|event| {
+    ///     if event.attempt() == 1 { Err("the bank is closed".into()) } else { Ok(()) }
+    /// })?;
+    /// bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
+    /// bus.settled().wait()?;
+    /// assert_eq!((orders.stats().failed, orders.stats().succeeded), (1, 0));
+    /// time.advance(hour);
+    /// bus.settled().wait()?;
+    /// assert_eq!(orders.stats().succeeded, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn settled(&self) -> Op<Result<(), BrokerError>> {
+        match self.connection.broker() {
+            Ok(broker) if broker.is_remote() => Op::ready(Err(BrokerError::Refused(format!(
+                "`settled` is for the bus in memory: what {} brokers have, and others do there, is not known here; wait \
+                 for `caught_up` or `until` of each subscription",
+                broker.system()
+            )))),
+            Ok(_) => settled::settled(self.connection.clone()),
+            Err(error) => Op::ready(Err(error)),
+        }
     }
 
     /// Begins a subscription to Envelopes: never lost, tried again, in order per aggregate through every failure.

@@ -86,6 +86,17 @@ impl Line {
         self.admitted.is_empty() && self.waiting.is_empty()
     }
 
+    /// Whether nothing goes on without time or room: what is admitted rests, or is behind one that does. `has_room`: room
+    /// came since those that wait for it were looked at.
+    pub(crate) fn is_at_rest(&self, now: Instant, has_room: bool) -> bool {
+        self.admitted.values().all(|admitted| match admitted.state {
+            State::Sent => false,
+            State::Behind => true,
+            State::RestsUntil(at) => at > now,
+            State::RestsForRoom => !has_room,
+        })
+    }
+
     /// Publishes admitted and not answered.
     pub(crate) fn records(&self) -> usize {
         self.admitted.len()

@@ -3,6 +3,7 @@
 mod answer;
 mod line;
 mod outcomes;
+mod quiet;
 mod thread;
 mod trouble;
 mod under_way;
@@ -288,7 +289,10 @@ impl Inner {
         let mut commands = VecDeque::from(out);
         while let Some(command) = commands.pop_front() {
             match command {
-                Do::Send(id) => state.outbox.push_back(id),
+                Do::Send(id) => {
+                    state.quiet.sent += 1;
+                    state.outbox.push_back(id);
+                }
                 Do::Complete(id, result) => {
                     // After a close there is nobody to tell.
                     let Some(publish) = state.publishes.remove(&id) else { continue };
@@ -318,6 +322,7 @@ impl Inner {
         }
         let readers = if state.unread.queue.is_empty() { Vec::new() } else { state.unread.take_wakers() };
         let flushed = state.flushed();
+        let quiet = self.take_quiet(&mut state);
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(!state.line.is_empty(), Ordering::Relaxed);
         let is_closing = state.closing.is_some();
@@ -330,6 +335,7 @@ impl Inner {
         waiting.into_iter().for_each(foreign::wake);
         readers.into_iter().for_each(foreign::wake);
         flushed.into_iter().for_each(|promise| promise.complete(()));
+        quiet.into_iter().for_each(|(promise, sent)| promise.complete(sent));
         if is_closing {
             self.wake_thread();
         }

@@ -90,6 +90,7 @@ impl Inner {
             full.poll_at.get_or_insert(now + FULL_POLL);
         }
         full.room_seen = room;
+        state.quiet.room_seen = Some(room);
         let is_over =
             state.closing.as_ref().is_some_and(|closing| state.publishes.is_empty() || now >= closing.until);
         if is_over && let Some(closing) = state.closing.take() {
@@ -108,34 +109,40 @@ impl Inner {
         let left = std::mem::take(&mut state.publishes);
         let count = left.len() as u64;
         state.is_over = true;
-        let mut waiting = Vec::new();
+        // Told without the lock: who waits, and who reads the log, is foreign code.
+        let (mut waiting, mut unread) = (Vec::new(), Vec::new());
         for publish in left.into_values() {
             match publish.reply {
                 Reply::Op(promise) => {
                     waiting.extend(promise.complete_quietly(Err(PublishError::Closed)));
                 }
-                Reply::Outcomes(Some(taken)) => taken.complete(Err(PublishError::Closed)),
+                Reply::Outcomes(Some(taken)) => {
+                    waiting.extend(taken.complete_quietly(Err(PublishError::Closed)));
+                }
                 Reply::Outcomes(None) => {
                     let (topic, key) = (publish.topic, publish.record.key.clone());
                     let outcome = Outcome { topic, key, result: Err(PublishError::Closed) };
                     if state.unread.readers > 0 {
                         state.unread.queue.push_back(outcome);
                     } else {
-                        tell_of_failure(&outcome);
+                        unread.push(outcome);
                     }
                 }
             }
         }
         let readers = state.unread.take_wakers();
         let flushes = std::mem::take(&mut state.flushes);
+        let quiet = std::mem::take(&mut state.quiet.promises);
         state.line.withdraw_where(|_| true);
         state.outbox.clear();
         // ORDERING: Relaxed; a later close finds nothing under way, and no thread to wait for.
         self.has_thread.store(false, Ordering::Relaxed);
         drop(state);
+        unread.iter().for_each(tell_of_failure);
         readers.into_iter().for_each(foreign::wake);
         waiting.into_iter().for_each(foreign::wake);
         flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
+        drop(quiet);
         closing.promises.into_iter().for_each(|promise| promise.complete(count));
     }
 

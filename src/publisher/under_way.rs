@@ -3,6 +3,7 @@
 use super::answer::{PublishError, Receipt};
 use super::line::{Id, Line};
 use super::outcomes::Unread;
+use super::quiet::Quiet;
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Promise;
@@ -25,6 +26,7 @@ pub(super) struct UnderWay {
     pub(super) waiting_after_sweep: usize,
     pub(super) closing: Option<Closing>,
     pub(super) random: fastrand::Rng,
+    pub(super) quiet: Quiet,
 }
 
 pub(super) struct Closing {
@@ -78,6 +80,7 @@ impl UnderWay {
             waiting_after_sweep: 0,
             closing: None,
             random: fastrand::Rng::new(),
+            quiet: Quiet::default(),
         }
     }
 

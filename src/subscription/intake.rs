@@ -7,11 +7,12 @@ use super::leaving::Drain;
 use super::prepare::{Rules, prepare};
 use super::runner::{Delivery, Invoke, Next, Runner};
 use super::shared::{End, Shared, Since, Verdict};
-use super::timers::{Extent, Timers, Waits};
+use super::timers::{Extent, Outstanding, Timers};
+use super::waiting::Waiting;
 use crate::broker::{BrokerError, Budget, Consumer, Durability, Fetched, Polled};
 use crate::delivery::ledger::{Delivered, Ledger};
 use crate::delivery::ownership::Ownership;
-use crate::delivery::partitions::{Partitions, Slot};
+use crate::delivery::partitions::{Partitions, Slot, Token};
 use crate::delivery::retry::is_used_up;
 use crate::delivery::{Assignment, Partition, Position};
 use crate::foreign;
@@ -30,12 +31,14 @@ const SAID: usize = 8;
 impl<I: Invoke> Intake<I> {
     /// One turn; true: something was done, so look again before sleeping.
     fn turn(&mut self, now: Instant) -> bool {
+        self.take_waits();
         let mut is_busy = self.obey(now);
         is_busy |= self.take_verdicts(now);
         is_busy |= self.settle_behind_handlers(now);
         is_busy |= self.give_back(now);
         is_busy |= self.fetch(now);
         is_busy |= self.hand_over(now);
+        let has_moved = is_busy;
         is_busy |= self.step_direct(now);
         self.commit_if_due(now);
         self.leave(now);
@@ -43,6 +46,7 @@ impl<I: Invoke> Intake<I> {
         // Before it is counted: who reads that it was consumed finds it in flight, or its end counted.
         self.setup.shared.counters.set_in_flight(self.in_flight as u64);
         self.setup.shared.counters.add(&mut self.tally);
+        self.look_at_waits(now, has_moved, is_busy);
         is_busy
     }
 }
@@ -80,6 +84,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         is_ready: false,
         drain: None,
         ticks_with_problems: 0,
+        waiting: Waiting::default(),
     };
     loop {
         let now = clock.now();
@@ -139,10 +144,12 @@ pub(super) struct Intake<I: Invoke> {
     pub(super) in_flight: usize,
     pub(super) bytes_in_flight: usize,
     pub(super) timers: Timers,
-    is_paused: bool,
+    pub(super) is_paused: bool,
     is_ready: bool,
     pub(super) drain: Option<Drain>,
     ticks_with_problems: u64,
+    /// What others wait for.
+    pub(super) waiting: Waiting,
 }
 
 /// A partition that the subscription has, or had.
@@ -150,6 +157,19 @@ pub(super) struct Assigned {
     pub(super) slot: Slot,
     pub(super) assignment: Arc<Assignment>,
     pub(super) ownership: Ownership,
+    /// At most once: what has ended, for who waits for that; the other ledger has settled what was handed over.
+    pub(super) handled: Option<Ledger>,
+}
+
+impl Assigned {
+    /// A record of it was given back, or its handler has ended.
+    pub(super) fn over(&mut self, token: Token, bytes: usize) {
+        self.ownership.over();
+        if let Some(handled) = &mut self.handled {
+            // What is not known here was over before this assignment.
+            handled.settle(token.offset, bytes);
+        }
+    }
 }
 
 impl<I: Invoke> Intake<I> {
@@ -190,8 +210,9 @@ impl<I: Invoke> Intake<I> {
             let held =
                 self.assigned.get_mut(token.slot.index()).filter(|held| held.assignment.id == partition);
             let mut is_owned = false;
-            if let Some(Assigned { ownership, .. }) = held {
-                ownership.over();
+            if let Some(held) = held {
+                held.over(token, bytes);
+                let ownership = &mut held.ownership;
                 // At most once: what was settled first was committed before it was handed over.
                 if matches!(end, End::Settled) && !self.setup.shared.settles_first {
                     ownership.settled();
@@ -280,7 +301,7 @@ impl<I: Invoke> Intake<I> {
     fn pause_far_partitions(&mut self) -> (bool, usize) {
         let bound = self.setup.bounds.watermark_distance;
         let (mut is_far, mut left) = (false, bound);
-        for Assigned { slot, assignment, ownership } in &mut self.assigned {
+        for Assigned { slot, assignment, ownership, .. } in &mut self.assigned {
             let Some(ledger) = self.partitions.ledger(*slot) else { continue };
             let room = ownership.room(ledger.distance(), bound);
             if room == 0 {
@@ -303,10 +324,13 @@ impl<I: Invoke> Intake<I> {
             offset = position.watermark,
             "partition assigned"
         );
+        let settles_first = self.setup.shared.settles_first;
+        let handled =
+            settles_first.then(|| Ledger::restore(position.watermark, position.ahead.iter().cloned()));
         let ledger = Ledger::restore(position.watermark, position.ahead);
         let slot = self.partitions.assign(id.topic, id.partition, ledger);
         let assignment = Arc::new(Assignment::new(topic, id));
-        let assigned = Assigned { slot, assignment, ownership: Ownership::new() };
+        let assigned = Assigned { slot, assignment, ownership: Ownership::new(), handled };
         match self.assigned.get_mut(slot.index()) {
             Some(before) => *before = assigned,
             None => self.assigned.push(assigned),
@@ -322,7 +346,7 @@ impl<I: Invoke> Intake<I> {
     fn deliver(&mut self, fetched: Fetched) {
         let id = fetched.partition;
         let Some(slot) = self.partitions.slot(id.topic, id.partition) else { return };
-        let Assigned { assignment, ownership, .. } = &mut self.assigned[slot.index()];
+        let Assigned { assignment, ownership, handled, .. } = &mut self.assigned[slot.index()];
         if assignment.id != id || !ownership.is_owned() {
             return;
         }
@@ -338,6 +362,9 @@ impl<I: Invoke> Intake<I> {
         self.in_flight += 1;
         self.bytes_in_flight += bytes;
         ownership.delivered();
+        if let Some(handled) = handled {
+            handled.deliver(fetched.offset, bytes);
+        }
         if self.setup.shared.settles_first {
             ownership.settled();
             self.settle(id, token, bytes);
@@ -404,11 +431,13 @@ impl<I: Invoke> Intake<I> {
 
     /// When the next turn has something to do that no wake tells of.
     fn next_due(&self, now: Instant) -> Option<Instant> {
-        let waits = Waits { has_in_flight: self.in_flight > 0, is_commit_due: self.is_commit_due() };
+        let outstanding =
+            Outstanding { has_in_flight: self.in_flight > 0, is_commit_due: self.is_commit_due() };
         let leaving = self.assigned.iter().filter_map(|held| held.ownership.next_due());
         let others = [
-            self.timers.next_due(now, waits),
+            self.timers.next_due(now, outstanding),
             self.setup.consumer.next_due(),
+            self.waiting.next_due(),
             self.direct.as_ref().and_then(Worker::next_due),
         ];
         others.into_iter().flatten().chain(leaving).filter(|due| *due > now).min()

@@ -7,6 +7,7 @@ use super::leaving::LastWord;
 use super::prepare::Rules;
 use super::runner::{Invoke, Runner};
 use super::shared::Shared;
+use super::waits::Waits;
 use super::{Core, Subscription};
 use crate::broker::{Broker, Budget, ConsumerSpec};
 use crate::bus::connection::Keep;
@@ -14,7 +15,7 @@ use crate::config::{Workers, names};
 use crate::observe::health::Status;
 use crate::observe::metrics::Counters;
 use crate::policy::Then;
-use crate::pool::PoolBuilder;
+use crate::pool::{PoolBuilder, workers_by_default};
 use crate::route::Route;
 use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, thread};
 use std::collections::HashMap;
@@ -178,6 +179,7 @@ impl<K> SubscriptionBuilder<K> {
             status: Mutex::new(Status::Starting),
             window_full: Mutex::default(),
             broker_error: Mutex::default(),
+            waits: Waits::default(),
         })
     }
 

@@ -5,6 +5,7 @@ use super::intake::Intake;
 use super::runner::{Delivery, Invoke};
 use super::shared::Shared;
 use super::timers::Extent;
+use super::waits::WaitError;
 use crate::broker::Durability;
 use crate::delivery::ownership::{GRACE, Leave};
 use crate::delivery::{Assignment, Partition};
@@ -54,7 +55,7 @@ impl<I: Invoke> Intake<I> {
             }
             let id = delivery.event.assignment().id;
             if let Some(held) = self.assigned.iter_mut().find(|held| held.assignment.id == id) {
-                held.ownership.over();
+                held.over(delivery.token, delivery.bytes);
                 // At most once: the ledger has settled it, but a position is committed only for what is handled.
                 if self.setup.shared.settles_first {
                     held.ownership.forget_settled();
@@ -183,13 +184,14 @@ impl<I: Invoke> Intake<I> {
             self.setup.pool.detach();
         }
         shared.counters.set_in_flight(report.still_running.len() as u64);
-        *shared.status.lock() = halted.map_or(Status::Closed, Status::Halted);
+        *shared.status.lock() = halted.clone().map_or(Status::Closed, Status::Halted);
         foreign::info!(unsettled = report.unsettled.len(), "the subscription has ended");
         for command in self.setup.commands.end(&report) {
             if let Command::Drain(_, promise) = command {
                 promises.extend(promise);
             }
         }
+        self.waiting.end(shared, halted);
         for promise in promises {
             promise.complete(report.clone());
         }
@@ -214,6 +216,7 @@ impl Drop for LastWord {
         *self.shared.status.lock() = Status::Halted(error.to_owned());
         // Nothing of it is settled any more, so nothing of it starts.
         drop(self.pool.drain(Duration::ZERO));
+        self.shared.waits.end(&WaitError::Halted(error.to_owned()));
         let report = DrainReport::default();
         for command in self.commands.end(&report) {
             if let Command::Drain(_, Some(promise)) = command {
@@ -233,6 +236,7 @@ pub(super) fn drained_or_hung(drained: Op<DrainReport>, shared: &Shared, limit: 
     drained.unwrap_or_else(|_| {
         let still_running = shared.still_running();
         *shared.status.lock() = Status::Draining;
+        shared.waits.end(&WaitError::Ended);
         foreign::error!(
             ?still_running,
             "a handler on the delivering thread did not end within the limit of the drain"

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod builder;
+mod caught_up;
 mod commands;
 mod doing;
 mod intake;
@@ -10,15 +11,19 @@ mod launch;
 mod leaving;
 mod positions;
 mod prepare;
+mod quiet;
 mod runner;
 mod shared;
 mod timers;
+mod waiting;
+mod waits;
 
 pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
 pub use invoke::OwnedHandler;
+pub use waits::WaitError;
 
 use crate::broker::BrokerError;
-use crate::bus::connection::{Keep, TopicError};
+use crate::bus::connection::{Keep, Stamp, TopicError};
 use crate::config::names;
 use crate::delivery::partitions::Token;
 use crate::foreign;
@@ -257,6 +262,12 @@ impl Keep for Core {
         if thread.filter(|thread| !is_here(thread)).is_some_and(|thread| thread.join().is_err()) {
             foreign::error!("the thread of a subscription panicked");
         }
+    }
+
+    fn quiet(&self) -> Op<Stamp> {
+        let op = self.shared.waits.quiet();
+        self.shared.wake_intake();
+        op
     }
 }
 

@@ -73,7 +73,7 @@ impl<I: Invoke> Intake<I> {
         extent: Extent,
         durability: Durability,
     ) -> bool {
-        let Assigned { slot, assignment, ownership } = &mut self.assigned[at];
+        let Assigned { slot, assignment, ownership, .. } = &mut self.assigned[at];
         let Some(ledger) = self.partitions.ledger(*slot) else {
             ownership.forget_settled();
             return true;

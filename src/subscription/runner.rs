@@ -16,6 +16,7 @@ use crate::publisher::{PublishError, Receipt};
 use crate::sync::{Arc, Ordering};
 use crate::wait::Op;
 use crate::wait::after;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -93,6 +94,7 @@ impl<F: Future<Output = Result<(), HandlerError>>> Future for Leased<F> {
     type Output = Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Output> {
+        moved();
         match self.project() {
             LeasedPin::Handler { future, watch } => {
                 watch.poll_begins();
@@ -103,6 +105,20 @@ impl<F: Future<Output = Result<(), HandlerError>>> Future for Leased<F> {
             LeasedPin::DeadLetter { op } => Pin::new(op).poll(cx).map(Output::DeadLettered),
         }
     }
+}
+
+thread_local! {
+    /// How often a handler or a future of this thread was run, or a record ended.
+    static ACTIVITY: Cell<u64> = const { Cell::new(0) };
+}
+
+fn moved() {
+    ACTIVITY.set(ACTIVITY.get().wrapping_add(1));
+}
+
+/// What has moved on this worker until now.
+pub(super) fn activity() -> u64 {
+    ACTIVITY.get()
 }
 
 /// One worker's part of a subscription.
@@ -120,6 +136,8 @@ pub(crate) struct Runner<I: Invoke> {
     turn: Option<Instant>,
     /// Futures that were dropped in this turn before their end.
     dropped: usize,
+    /// The activity that the intake was told of, where somebody waits for it.
+    told: u64,
     random: fastrand::Rng,
 }
 
@@ -138,6 +156,7 @@ impl<I: Invoke> Runner<I> {
             last_end,
             turn: None,
             dropped: 0,
+            told: 0,
             random: fastrand::Rng::new(),
         }
     }
@@ -384,6 +403,7 @@ impl<I: Invoke> Handler for Runner<I> {
     type Future = Leased<I::Future>;
 
     fn handle(&mut self, job: &mut Delivery, now: Instant) -> Outcome<Self::Future> {
+        moved();
         let assignment = job.event.assignment();
         // At most once: what was settled before is lost unless it is handled, so only the end of the time stops it.
         let settles_first = self.shared.settles_first;
@@ -429,11 +449,13 @@ impl<I: Invoke> Handler for Runner<I> {
     }
 
     fn expired(&mut self, job: &mut Delivery, _: Instant) -> Outcome<Self::Future> {
+        moved();
         let limit = self.shared.deadline.unwrap_or_default();
         self.attempt_ended(job, Err(Failure::DeadlineExceeded(limit)))
     }
 
     fn abandoned(&mut self, mut job: Delivery) {
+        moved();
         if let (Some(since), Next::Attempt) = (job.started, &job.next) {
             self.future_dropped(&job.event, since);
         }
@@ -457,6 +479,11 @@ impl<I: Invoke> Handler for Runner<I> {
             if std::mem::take(&mut self.shown) > 0 {
                 self.doing.clear_settled();
             }
+            self.shared.wake_intake();
+        }
+        if self.shared.waits.is_watched() && self.told != activity() {
+            self.told = activity();
+            self.shared.waits.changed();
             self.shared.wake_intake();
         }
     }

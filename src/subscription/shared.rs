@@ -1,6 +1,7 @@
 //! What the intake of a subscription, its workers and its handle share.
 
 use super::doing::{Doing, Running};
+use super::waits::Waits;
 use crate::broker::Broker;
 use crate::delivery::Partition;
 use crate::delivery::partitions::Token;
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) status: Mutex<Status>,
     pub(crate) window_full: Mutex<Option<Since<Place>>>,
     pub(crate) broker_error: Mutex<Option<Since<String>>>,
+    pub(crate) waits: Waits,
 }
 
 impl Shared {

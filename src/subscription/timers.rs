@@ -19,7 +19,7 @@ pub(super) enum Extent {
 
 /// What the subscription waits for at the end of a turn.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Waits {
+pub(super) struct Outstanding {
     pub(super) has_in_flight: bool,
     pub(super) is_commit_due: bool,
 }
@@ -116,13 +116,13 @@ impl Timers {
 
     /// The first time to come. What was due in the turn that began at `now` had its chance in it: if it could not be
     /// done (paused, no room, no broker) it waits for a wake or for another time, and would keep the thread spinning.
-    pub(super) fn next_due(&self, now: Instant, waits: Waits) -> Option<Instant> {
-        let full_commit = waits.is_commit_due.then(|| self.last_full_commit + FULL_COMMIT);
+    pub(super) fn next_due(&self, now: Instant, outstanding: Outstanding) -> Option<Instant> {
+        let full_commit = outstanding.is_commit_due.then(|| self.last_full_commit + FULL_COMMIT);
         // An interval beyond what the clock can express never ends.
-        let commit = self.commit_interval.filter(|_| waits.is_commit_due);
+        let commit = self.commit_interval.filter(|_| outstanding.is_commit_due);
         let commit = commit.and_then(|interval| self.last_commit.checked_add(interval));
-        let look = waits.has_in_flight.then(|| self.next_look.max(now + Duration::from_millis(1)));
-        let lasts = waits.has_in_flight || self.full_since.is_some() || self.broker_retry_at.is_some();
+        let look = outstanding.has_in_flight.then(|| self.next_look.max(now + Duration::from_millis(1)));
+        let lasts = outstanding.has_in_flight || self.full_since.is_some() || self.broker_retry_at.is_some();
         let tick = lasts.then_some(self.next_tick);
         let times = [self.broker_retry_at, full_commit, commit, look, tick];
         times.into_iter().flatten().filter(|due| *due > now).min()
@@ -134,12 +134,12 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-    const BUSY: Waits = Waits { has_in_flight: true, is_commit_due: true };
+    const BUSY: Outstanding = Outstanding { has_in_flight: true, is_commit_due: true };
 
     #[test]
     fn a_subscription_that_waits_for_nothing_has_no_time() {
         let now = Instant::now();
-        assert_eq!(Timers::new(None, now).next_due(now, Waits::default()), None);
+        assert_eq!(Timers::new(None, now).next_due(now, Outstanding::default()), None);
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let mut timers = Timers::new(None, now);
         timers.broker_failed(now);
         assert!(timers.is_broker_resting(now) && !timers.is_broker_resting(now + BROKER_RETRY));
-        assert_eq!(timers.next_due(now, Waits::default()), Some(now + BROKER_RETRY));
+        assert_eq!(timers.next_due(now, Outstanding::default()), Some(now + BROKER_RETRY));
         assert!(timers.broker_answered() && !timers.broker_answered());
     }
 

@@ -52,10 +52,8 @@ impl<T> Op<T> {
     /// let publish = bus.publish("orders", Record::new("paid"));
     /// assert!(!publish.is_done(), "the broker has not answered");
     /// broker.faults().pause_deliveries(false);
-    /// while !publish.is_done() {
-    ///     std::thread::yield_now();
-    /// }
-    /// assert!(publish.wait().is_ok());
+    /// bus.flush().wait();
+    /// assert!(publish.is_done());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_done(&self) -> bool {

@@ -18,6 +18,7 @@ mod p7_visible;
 mod p8_close;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 mod remote;
+mod waiting;
 
 /// Each line: the name, the check, the fault that it catches.
 macro_rules! promises {
@@ -93,4 +94,8 @@ promises! {
     p8_a_drain_ends_all_and_reports_the_rest: crate::p8_close::drain, Forgets;
     p8_a_drain_has_a_limit: crate::p8_close::limit, Forgets;
     p8_nothing_is_left_of_a_closed_bus: crate::p8_close::nothing_left, Forgets;
+    caught_up_waits_for_what_is_tried_again: crate::waiting::caught_up_with_retries, GivesUp;
+    caught_up_waits_for_other_members: crate::waiting::caught_up_with_others, GivesUp;
+    caught_up_goes_on_when_the_broker_is_back: crate::waiting::caught_up_through_trouble, GivesUp;
+    until_sees_every_count: crate::waiting::until, GivesUp;
 }

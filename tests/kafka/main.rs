@@ -13,3 +13,4 @@ mod rebalance;
 mod security;
 #[path = "../support/mod.rs"]
 mod support;
+mod waiting;

@@ -46,6 +46,13 @@ impl Admin {
         });
     }
 
+    pub fn delete_message(&self, stream: &str, sequence: u64) {
+        self.runtime.block_on(async {
+            let stream = self.jetstream.get_stream(stream).await.expect("it is there");
+            stream.delete_message(sequence).await.expect("it was there");
+        });
+    }
+
     pub fn delete_consumer(&self, stream: &str, name: &str) {
         self.runtime.block_on(async {
             let stream = self.jetstream.get_stream(stream).await.expect("it is there");

@@ -12,6 +12,7 @@ mod errors;
 mod keys;
 mod security;
 mod takeover;
+mod waiting;
 mod work;
 
 use keylane::{Bus, Config};

@@ -1,6 +1,7 @@
 //! One member of a consumer group, as its subscription's thread drives it: the near side of the mailbox.
 
 use super::handoff::{Handoff, Waiter};
+use super::marks::{self, Marks, Question};
 use super::{Leaving, member};
 use crate::broker::position_text::encode;
 use crate::broker::{
@@ -50,6 +51,13 @@ impl KafkaConsumer {
             Ok(()) => Ok(consumer),
             Err(reason) => Err(BrokerError::Refused(reason)),
         }
+    }
+
+    fn ask(&self, question: Question) -> Op<Marks> {
+        let (promise, answer) = Op::pending(|| marks::unanswered("the consumer has ended"));
+        self.handoff.state.lock().asked.push((question, promise));
+        self.handoff.wake_member();
+        answer
     }
 
     fn fenced(&self, partition: Partition) -> BrokerError {
@@ -133,6 +141,14 @@ impl Consumer for KafkaConsumer {
             state.is_stopping_changed = true;
         }
         self.handoff.wake_member();
+    }
+
+    fn ends(&mut self) -> Op<Marks> {
+        self.ask(Question::Ends)
+    }
+
+    fn reached(&mut self) -> Op<Marks> {
+        self.ask(Question::Reached)
     }
 
     fn set_paused(&mut self, partition: Partition, is_paused: bool) {

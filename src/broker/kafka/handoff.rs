@@ -2,6 +2,7 @@
 
 use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
+use super::marks::Asked;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::sync::{Mutex, OnceLock};
 use crate::wait::Promise;
@@ -27,6 +28,8 @@ pub(super) struct Handoff {
 pub(super) struct HandoffState {
     pub(super) mailbox: Mailbox,
     pub(super) commits: Commits<Waiter>,
+    /// Questions that the client's thread has not put yet.
+    pub(super) asked: Vec<Asked>,
     /// Why nothing goes on, if that is so.
     pub(super) problem: Option<String>,
     pub(super) has_joined: bool,
@@ -46,6 +49,7 @@ impl Handoff {
         let state = HandoffState {
             mailbox: Mailbox::new(bound),
             commits: Commits::new(),
+            asked: Vec::new(),
             problem: None,
             has_joined: false,
             is_room_wanted: false,

@@ -85,6 +85,11 @@ impl Mailbox {
         self.index(partition).is_some()
     }
 
+    /// Whether records of it wait here.
+    pub(super) fn has_records_of(&self, partition: Partition) -> bool {
+        self.index(partition).is_some_and(|index| !self.held[index].queue.is_empty())
+    }
+
     pub(super) fn set_paused(&mut self, partition: Partition, is_paused: bool) {
         if let Some(index) = self.index(partition) {
             self.held[index].is_paused = is_paused;

@@ -7,6 +7,7 @@ use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
 use super::handoff::Handoff;
 use super::headers::each_header;
+use super::marks::{self, Asker, Question};
 use super::properties::Properties;
 use super::topics;
 use crate::broker::{BrokerError, Budget, Fetched};
@@ -20,6 +21,7 @@ use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// The client wakes this thread when it has something. It is asked so often all the same, so that a wake that it missed
@@ -95,6 +97,7 @@ struct Member {
     /// Since when the group's protocol is known.
     taken_since: Option<Instant>,
     fatal: Option<String>,
+    asker: Asker,
 }
 
 impl Member {
@@ -116,6 +119,7 @@ impl Member {
             has_joined: false,
             taken_since: None,
             fatal: None,
+            asker: Asker::new(setup.handoff.spec.topics.clone(), setup.properties.clone()),
         })
     }
 
@@ -150,6 +154,7 @@ impl Member {
                 return End::Failed(reason);
             }
             self.look_after(now);
+            self.answer();
             let (due, has_room) = {
                 let mut state = self.handoff.state.lock();
                 let is_open = matches!(turn, Turn::Ask);
@@ -297,6 +302,22 @@ impl Member {
             }
         }
         Ok(())
+    }
+
+    /// Passes the subscription's questions on, if the brokers answer.
+    fn answer(&mut self) {
+        let asked = std::mem::take(&mut self.handoff.state.lock().asked);
+        for (question, promise) in asked {
+            if let Some(reason) = self.health.reason() {
+                promise.complete(marks::unanswered(reason));
+                continue;
+            }
+            let passed = match question {
+                Question::Ends => HashMap::new(),
+                Question::Reached => self.client.context().passed(&self.client),
+            };
+            self.asker.ask((question, promise), passed);
+        }
     }
 
     /// Asks about one partition that was quiet for long, and fetches anew where there is more than arrived.

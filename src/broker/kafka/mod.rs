@@ -18,6 +18,7 @@ mod group;
 mod handoff;
 mod headers;
 mod mailbox;
+mod marks;
 mod member;
 mod producer;
 mod properties;

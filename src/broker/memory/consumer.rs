@@ -5,9 +5,12 @@ use super::faults::SettleFault;
 use super::group::{Group, Member};
 use super::log::Log;
 use super::{Shared, unreachable};
-use crate::broker::{BrokerError, Budget, Committed, Consumer, Durability, Partition, Polled, Position};
+use crate::broker::{
+    BrokerError, Budget, Committed, Consumer, Durability, Mark, Partition, Polled, Position,
+};
+use crate::foreign;
 use crate::sync::Arc;
-use crate::wait::Registration;
+use crate::wait::{Op, Registration};
 use std::time::{Duration, Instant};
 
 /// A hundred years: what `Instant` holds on every platform.
@@ -74,6 +77,20 @@ impl MemoryConsumer {
         }
     }
 
+    /// What the function says of each partition of the topics, whoever has it.
+    fn marks(&self, mark: impl Fn(&mut Cursor, &Log) -> u64) -> Result<Vec<Mark>, BrokerError> {
+        self.check_reachable()?;
+        let mut marks = Vec::new();
+        for (topic, slot) in (0..).zip(&self.slots) {
+            for (partition, state) in (0..).zip(self.member.topic(topic).partitions()) {
+                let mut state = state.lock();
+                let (cursor, log) = state.cursor(*slot);
+                marks.push(Mark { topic, partition, offset: mark(cursor, log) });
+            }
+        }
+        Ok(marks)
+    }
+
     /// Runs the function on the group's cursor while the partition belongs to this member.
     fn with_cursor<R>(
         &self,
@@ -126,18 +143,19 @@ impl Consumer for MemoryConsumer {
         _durability: Durability,
     ) -> Result<Committed, BrokerError> {
         self.check_reachable()?;
-        let is_moved = self.with_cursor(partition, |cursor, log| {
+        let moved = self.with_cursor(partition, |cursor, log| {
             debug_assert!(position.watermark <= log.end(), "settled what was never published");
             match self.broker.faults.takes_settle() {
-                None => Ok(cursor.settle(position)),
-                Some(SettleFault::Lost) => Ok(false),
+                None => Ok(cursor.settle(position).then(|| cursor.take_watchers())),
+                Some(SettleFault::Lost) => Ok(None),
                 Some(SettleFault::Failed) => {
                     Err(BrokerError::Transient("the settle failed: a planted fault".to_owned()))
                 }
             }
         })??;
-        if is_moved {
+        if let Some(watchers) = moved {
             self.member.topic(partition.topic).tell_of_space();
+            watchers.into_iter().for_each(foreign::wake);
         }
         Ok(Committed::All)
     }
@@ -162,6 +180,19 @@ impl Consumer for MemoryConsumer {
     fn release(&mut self, partition: Partition) {
         self.held.retain(|held| held.partition != partition);
         self.group.release(&self.member, partition).wake();
+    }
+
+    fn ends(&mut self) -> Op<Result<Vec<Mark>, BrokerError>> {
+        Op::ready(self.marks(|_, log| log.end()))
+    }
+
+    fn reached(&mut self) -> Op<Result<Vec<Mark>, BrokerError>> {
+        Op::ready(self.marks(|cursor, log| {
+            if cursor.watermark() < log.end() {
+                cursor.watch(self.member.waker());
+            }
+            cursor.watermark()
+        }))
     }
 
     fn set_paused(&mut self, partition: Partition, is_paused: bool) {

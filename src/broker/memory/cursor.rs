@@ -20,6 +20,8 @@ pub(super) struct Cursor {
     /// owner gone or the record given back. Bounded by what was in flight.
     handed_out: BTreeMap<u64, u32>,
     returned: Returned,
+    /// Members that are told when the watermark moves, each once.
+    watchers: Vec<Waker>,
 }
 
 #[derive(Debug)]
@@ -67,11 +69,24 @@ impl Cursor {
             owner: None,
             handed_out: BTreeMap::new(),
             returned: Returned::default(),
+            watchers: Vec::new(),
         }
     }
 
     pub(super) fn watermark(&self) -> u64 {
         self.settled.watermark
+    }
+
+    /// Wakes this member when the watermark has moved, once.
+    pub(super) fn watch(&mut self, watcher: &Waker) {
+        if !self.watchers.iter().any(|other| other.will_wake(watcher)) {
+            self.watchers.push(watcher.clone());
+        }
+    }
+
+    /// Those that are told of a move, to be woken without the lock.
+    pub(super) fn take_watchers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.watchers)
     }
 
     pub(super) fn is_owned_by(&self, generation: u64) -> bool {

@@ -28,6 +28,10 @@ impl Member {
         std::mem::take(&mut events.is_expelled)
     }
 
+    pub(super) fn waker(&self) -> &Waker {
+        &self.wake
+    }
+
     pub(super) fn topic(&self, index: u32) -> &Arc<Topic> {
         &self.topics[index as usize]
     }

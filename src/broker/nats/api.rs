@@ -3,8 +3,8 @@
 use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{Context, Error, consumer, stream};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub(super) use async_nats::jetstream::ErrorCode;
 
@@ -85,6 +85,35 @@ pub(super) async fn consumer_info(
     consumer: &str,
 ) -> Result<consumer::Info, ApiFault> {
     request(jetstream, format!("CONSUMER.INFO.{stream}.{consumer}"), &Nothing {}).await
+}
+
+#[derive(Serialize)]
+struct LastOf<'a> {
+    last_by_subj: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: Sequence,
+}
+
+#[derive(Deserialize)]
+struct Sequence {
+    seq: u64,
+}
+
+/// The sequence of the last message of these subjects; none if there is no message.
+pub(super) async fn last_of(
+    jetstream: &Context,
+    stream: &str,
+    subjects: &str,
+) -> Result<Option<u64>, ApiFault> {
+    let subject = format!("STREAM.MSG.GET.{stream}");
+    match request::<Found>(jetstream, subject, &LastOf { last_by_subj: subjects }).await {
+        Ok(found) => Ok(Some(found.message.seq)),
+        Err(fault) if fault.code() == Some(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }
 
 #[derive(Serialize)]

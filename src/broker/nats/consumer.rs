@@ -2,6 +2,7 @@
 
 use super::demand::Amount;
 use super::mailbox::{Incoming, Mailbox};
+use super::marks::{Asker, Marks};
 use super::message;
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
@@ -29,6 +30,7 @@ const LEAVING: Duration = Duration::from_secs(2);
 pub(super) struct NatsConsumer {
     mailbox: Arc<Mailbox>,
     topics: Vec<MemberHandle>,
+    asker: Asker,
     limit: Duration,
     /// Where the next poll begins.
     first: usize,
@@ -60,8 +62,13 @@ impl MemberHandle {
 }
 
 impl NatsConsumer {
-    pub(super) fn new(mailbox: Arc<Mailbox>, topics: Vec<MemberHandle>, limit: Duration) -> Self {
-        Self { mailbox, topics, limit, first: 0, taken: Vec::new() }
+    pub(super) fn new(
+        mailbox: Arc<Mailbox>,
+        topics: Vec<MemberHandle>,
+        asker: Asker,
+        limit: Duration,
+    ) -> Self {
+        Self { mailbox, topics, asker, limit, first: 0, taken: Vec::new() }
     }
 
     fn member(&mut self, partition: Partition) -> &mut MemberHandle {
@@ -174,6 +181,14 @@ impl Consumer for NatsConsumer {
         member.send();
         let (promise, _) = Op::pending(|| ());
         let _ = member.commands.send(Command::Leave(promise));
+    }
+
+    fn ends(&mut self) -> Op<Marks> {
+        self.asker.ends()
+    }
+
+    fn reached(&mut self) -> Op<Marks> {
+        self.asker.reached()
     }
 
     fn set_paused(&mut self, partition: Partition, is_paused: bool) {

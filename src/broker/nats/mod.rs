@@ -10,6 +10,7 @@ mod demand;
 mod durable;
 mod link;
 mod mailbox;
+mod marks;
 mod member;
 mod message;
 mod names;
@@ -34,6 +35,7 @@ use demand::Amount;
 use durable::Wanted;
 use link::Link;
 use mailbox::Mailbox;
+use marks::Asker;
 use member::{Member, Setup};
 use publish::Publishing;
 use runtime::Runtime;
@@ -157,7 +159,7 @@ impl Broker for NatsBroker {
             records: PREFETCH.records.min(spec.budget.records),
             bytes: PREFETCH.bytes.min(spec.budget.bytes),
         };
-        let mut members = Vec::new();
+        let (mut members, mut places) = (Vec::new(), Vec::new());
         for (index, topic) in spec.topics.iter().enumerate() {
             let (tell, commands) = mpsc::unbounded_channel();
             let wanted = Wanted {
@@ -173,6 +175,12 @@ impl Broker for NatsBroker {
             let (quick, link, mailbox, settings) =
                 (self.quick.clone(), self.link.clone(), mailbox.clone(), self.settings);
             let name = topic.clone();
+            places.push(marks::Place {
+                stream: streams.stream_of(topic),
+                is_shared: streams.is_shared(),
+                subjects: wanted.filter.clone(),
+                consumer: wanted.name.clone(),
+            });
             let member =
                 self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
                     let stream = streams.require(&jetstream, &name).await?;
@@ -200,7 +208,8 @@ impl Broker for NatsBroker {
             self.runtime.spawn(member.run());
             sides.push(side);
         }
-        Ok(Box::new(NatsConsumer::new(mailbox, sides, self.settings.limit)))
+        let asker = Asker::new(self.runtime.handle(), self.quick.clone(), self.link.clone(), places);
+        Ok(Box::new(NatsConsumer::new(mailbox, sides, asker, self.settings.limit)))
     }
 
     fn close(&self) {

@@ -35,6 +35,11 @@ impl Runtime {
         self.handle.spawn(task);
     }
 
+    /// Where a part of the bus starts tasks by itself.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Ends all tasks where they are, and the thread.
     pub(super) fn end(&self) {
         drop(self.end.lock().take());
