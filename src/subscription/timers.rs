@@ -178,8 +178,8 @@ mod tests {
 
     #[test]
     fn what_was_due_in_this_turn_is_no_time_to_sleep_until() {
-        let now = Instant::now();
-        let mut timers = Timers::new(None, now - FULL_COMMIT);
+        let start = Instant::now();
+        let (mut timers, now) = (Timers::new(None, start), start + FULL_COMMIT);
         assert!(timers.look_is_due(now) && !timers.look_is_due(now));
         let due = timers.next_due(now, BUSY).unwrap();
         assert!(due > now && due <= now + TICK, "{:?}", due - now);
