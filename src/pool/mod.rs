@@ -47,6 +47,8 @@ pub use sending::{SendError, Sending, TrySendError};
 pub use visit::{WaitingKey, WaitingKeys, WaitsFor};
 pub(crate) use worker::LONG_TURN;
 pub use worker::Worker;
+#[cfg(loom)]
+pub(crate) use {idle::Idling, lane::Lane};
 
 use crate::foreign;
 use crate::sync::{Arc, Mutex, thread as threads};
