@@ -1,14 +1,15 @@
 //! The bound of a lane and those who wait for room: `src/pool/lane.rs`, `src/pool/sending.rs`.
 
-use crate::support::{End, Log, at_once, key, one_worker, work_until};
-use keylane::loom_internals::block_on;
-use keylane::pool::{Outcome, SendError};
+use crate::support::{End, Log, Wakes, at_once, key, one_worker, work_until};
+use keylane::loom_internals::{Lane, block_on};
+use keylane::pool::{Outcome, SendError, Turn};
 use loom::thread;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 /// If it fails: more jobs are in a lane than it has places for, or one that waits for room is not told of it and waits
 /// forever.
@@ -126,5 +127,69 @@ fn a_reservation_that_is_given_back_wakes_who_waited_because_of_it() {
             work_until(&mut worker, || log.len() == 3);
             sender.join().unwrap();
         }
+    });
+}
+
+/// If it fails: places that were reserved and never filled are lost to the lane, or who waited because of them waits
+/// on.
+#[test]
+fn places_that_are_not_filled_are_free_again() {
+    loom::model(|| {
+        let lane = Lane::new(3);
+        let reserves = {
+            let lane = lane.clone();
+            thread::spawn(move || lane.reserve(3, &[1]))
+        };
+        let mut number = None;
+        block_on(poll_fn(|cx| lane.poll_push(2, &mut number, cx)));
+        assert!(
+            (1..=2).contains(&reserves.join().unwrap()),
+            "some are left, before the other one came and after"
+        );
+        assert_eq!(lane.pending(), 2);
+    });
+}
+
+/// If it fails: who waits for room no more leaves a waker in the lane, which keeps what it owns until the next release.
+#[test]
+fn who_stops_waiting_for_room_leaves_nothing_behind() {
+    loom::model(|| {
+        let (pool, worker) = one_worker(1, &Log::new(), at_once);
+        pool.try_send(key(1), 1).expect("there is room");
+        let wakes = Arc::new(Wakes::default());
+        let mut sending = pool.send(key(1), 2);
+        let waker = wakes.clone().into();
+        assert!(Pin::new(&mut sending).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop((sending, waker));
+        assert_eq!(Arc::strong_count(&wakes), 1, "a waker was left behind");
+        drop(worker);
+    });
+}
+
+/// If it fails: a worker that always has work to do lets nobody in who waits for room, for it is never idle.
+#[test]
+fn who_waits_for_room_gets_in_while_the_worker_is_busy() {
+    loom::model(|| {
+        let log = Log::<End>::new();
+        let (pool, mut worker) = one_worker(2, &log, {
+            let log = log.clone();
+            // The first job keeps the worker busy until the one that waits for room was handled.
+            move |n, now| {
+                let is_in = log.all().contains(&End::Handled(3));
+                if n == 1 && !is_in { Outcome::RetryAt(now) } else { Outcome::Done }
+            }
+        });
+        (1..=2).for_each(|n| pool.try_send(key(n.into()), n).expect("there is room"));
+        let sender = {
+            let pool = pool.clone();
+            thread::spawn(move || block_on(pool.send(key(3), 3)).expect("it is open"))
+        };
+        let now = Instant::now();
+        while log.len() < 3 {
+            assert_eq!(worker.step(now), Turn::Ran, "it is busy all the time");
+            thread::yield_now();
+        }
+        sender.join().unwrap();
+        assert_eq!(log.all(), [End::Handled(2), End::Handled(3), End::Handled(1)]);
     });
 }

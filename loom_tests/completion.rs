@@ -3,11 +3,13 @@
 use crate::support::{Tracked, Wakes, model_without_leaks};
 use keylane::loom_internals::{Ask, completion, operation};
 use keylane::pool::{Completion, JobError};
+use loom::sync::Mutex;
 use loom::thread;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 type Sides = (Ask<Tracked, Tracked>, Completion<Tracked, Tracked>);
 
@@ -141,6 +143,106 @@ fn an_operation_ends_when_completed_and_when_abandoned() {
             drop(abandoned);
         });
         assert_eq!((first.wait(), second.wait()), (1, 2));
+        worker.join().unwrap();
+    });
+}
+
+/// Waits on a thread of its own, as the last thing that it does: loom takes the wake of a wait that ended by its time
+/// for the end of whatever the thread is blocked in by then.
+fn waiting<T: 'static>(wait: impl FnOnce() -> T + 'static) -> thread::JoinHandle<T> {
+    thread::spawn(wait)
+}
+
+/// If it fails: an answer that comes as the time of a wait is over is lost, for this wait and the next, or leaked.
+#[test]
+fn an_answer_that_meets_the_end_of_a_wait_is_there_for_the_next() {
+    model_without_leaks(|| {
+        let (ask, answer) = job();
+        let caller = waiting(|| {
+            let answer =
+                answer.wait_timeout(Duration::ZERO).or_else(|answer| answer.wait_timeout(Duration::MAX));
+            assert!(answer.is_ok_and(|answer| answer.is_ok()));
+        });
+        run(ask);
+        caller.join().unwrap();
+    });
+}
+
+/// If it fails: the same, for one that is wanted no more when the time is over.
+#[test]
+fn an_answer_that_meets_the_end_of_the_last_wait_is_dropped() {
+    model_without_leaks(|| {
+        let (ask, answer) = job();
+        let caller = waiting(|| drop(answer.wait_timeout(Duration::ZERO)));
+        run(ask);
+        caller.join().unwrap();
+    });
+}
+
+/// If it fails: a wait goes on when its time is over.
+#[test]
+fn a_wait_ends_with_its_time() {
+    model_without_leaks(|| {
+        let (ask, answer) = job();
+        let caller = waiting(|| answer.wait_timeout(Duration::ZERO).err());
+        let answer = caller.join().unwrap().expect("nobody answered");
+        run(ask);
+        assert!(answer.wait().is_ok());
+    });
+}
+
+/// Takes a lock when it is woken, as whoever is woken for an answer may.
+struct Locks(Arc<Mutex<()>>);
+
+impl Wake for Locks {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap());
+    }
+}
+
+/// If it fails: an answer that is given under a lock wakes who waits for it under that lock, and locks it out.
+#[test]
+fn an_answer_that_is_given_quietly_wakes_nobody_under_the_lock() {
+    model_without_leaks(|| {
+        let lock = Arc::new(Mutex::new(()));
+        let (ask, mut answer) = job();
+        let worker = {
+            let lock = lock.clone();
+            thread::spawn(move || {
+                let waker = {
+                    let _held = lock.lock().unwrap();
+                    drop(ask.start());
+                    ask.finish_quietly(Ok(Tracked::new()))
+                };
+                waker.into_iter().for_each(Waker::wake);
+            })
+        };
+        drop(poll(&mut answer, &Arc::new(Locks(lock)).into()));
+        drop(answer);
+        worker.join().unwrap();
+    });
+}
+
+/// If it fails: who waits for an operation that was completed quietly is never woken, or finds it going on still.
+#[test]
+fn an_operation_that_is_completed_quietly_is_over_and_its_waiter_is_woken() {
+    loom::model(|| {
+        let (promise, op) = operation(|| 0);
+        let over = Arc::new(Mutex::new(false));
+        let worker = {
+            let over = over.clone();
+            thread::spawn(move || {
+                let waker = {
+                    let mut over = over.lock().unwrap();
+                    *over = true;
+                    promise.complete_quietly(1)
+                };
+                waker.into_iter().for_each(Waker::wake);
+            })
+        };
+        let is_over = *over.lock().unwrap();
+        assert!(!is_over || op.is_done());
+        assert_eq!(op.wait(), 1);
         worker.join().unwrap();
     });
 }

@@ -209,11 +209,24 @@ impl Tracked {
 
 /// Runs a model, and checks each time that no allocation around a [`Tracked`] is left.
 pub(crate) fn model_without_leaks(model: impl Fn() + Send + Sync + 'static) {
-    loom::model(move || {
+    loom::model(leaving_nothing(model));
+}
+
+/// A run of a model, and the check that no allocation around a [`Tracked`] is left.
+pub(crate) fn leaving_nothing(model: impl Fn() + Send + Sync + 'static) -> impl Fn() + Send + Sync + 'static {
+    move || {
         LIVE.with(|live| live.set(0));
         model();
         assert_eq!(LIVE.with(Cell::get), 0, "allocations that were never freed, or freed twice");
-    });
+    }
+}
+
+/// A model of so many threads and steps that it has a lower bound than the others: this many preemptions, beside all
+/// orders in which threads go on when another one waits or yields.
+pub(crate) fn wide_model(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
 }
 
 /// Counts its wakes, and by its `Arc` the wakers that are left.

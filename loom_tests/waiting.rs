@@ -1,8 +1,8 @@
 //! Keys that wait, for a time, an operator or a future: `src/pool/worker.rs`.
 
-use crate::support::{End, Leased, Life, Log, at_once, key, one_worker, work, work_until};
+use crate::support::{End, Leased, Life, Log, Wakes, at_once, key, one_worker, work, work_until};
 use keylane::loom_internals::{block_on, operation};
-use keylane::pool::{Outcome, Turn};
+use keylane::pool::{Outcome, Pool, Turn};
 use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::thread;
 use std::future::poll_fn;
@@ -91,6 +91,77 @@ fn a_lease_ends_once() {
         other.join().unwrap();
         assert!(matches!(worker.step(now), Turn::Ran | Turn::Park(None)));
         assert!(matches!(log.all()[..], [End::Resolved(1) | End::Expired(1)]));
+    });
+}
+
+/// If it fails: a wake for a future that is gone polls the one that came after it, which nobody woke.
+#[test]
+fn a_wake_that_comes_late_polls_no_other_lease() {
+    loom::model(|| {
+        let log = Log::new();
+        let now = Instant::now();
+        let due = now + Duration::from_secs(1);
+        let (waker, polls) = (Arc::new(Mutex::new(None::<Waker>)), Log::new());
+        let mut first = Some(waker.clone());
+        let (pool, mut worker) = one_worker(2, &log, {
+            let polls = polls.clone();
+            move |n, _| {
+                let (waker, polls) = (first.take(), polls.clone());
+                let is_first = waker.is_some();
+                let future = poll_fn(move |cx| {
+                    match &waker {
+                        Some(waker) => *waker.lock().unwrap() = Some(cx.waker().clone()),
+                        None => polls.note(n),
+                    }
+                    Poll::Pending
+                });
+                // The first one's time comes; the second has none.
+                Outcome::Lease(Box::pin(future), is_first.then_some(due))
+            }
+        });
+        (1..=2).for_each(|n| pool.try_send(key(1), n).expect("there is room"));
+        let life = Life::of(&worker);
+        assert_eq!(worker.step(now), Turn::Ran);
+        let waker = waker.lock().unwrap().take().expect("it was polled");
+        let other = thread::spawn(move || waker.wake());
+        life.goes_on(&mut worker, due, || polls.len() > 0);
+        other.join().unwrap();
+        while worker.step(due) == Turn::Ran {}
+        assert_eq!((log.all(), polls.all()), (vec![End::Expired(1)], vec![2]));
+    });
+}
+
+/// If it fails: who pushes to a worker whose time woke it wakes it once more, though it is awake.
+#[test]
+fn a_push_to_a_worker_that_its_time_woke_wakes_nobody() {
+    loom::model(|| {
+        let log = Log::new();
+        let now = Instant::now();
+        let due = now + Duration::from_secs(1);
+        let pool = Arc::new(Mutex::new(None::<Pool<u32>>));
+        let (made, mut worker) = one_worker(2, &log, {
+            let pool = pool.clone();
+            move |n, now| {
+                if n == 1 && now < due {
+                    return Outcome::RetryAt(due);
+                }
+                if let Some(pool) = pool.lock().unwrap().take() {
+                    pool.try_send(key(2), 2).expect("there is room");
+                }
+                Outcome::Done
+            }
+        });
+        made.try_send(key(1), 1).expect("there is room");
+        *pool.lock().unwrap() = Some(made);
+        let wakes = Arc::new(Wakes::default());
+        worker.set_sleeper(wakes.clone().into());
+        assert_eq!(worker.step(now), Turn::Ran);
+        assert_eq!(worker.step(now), Turn::Park(Some(due)));
+        while log.len() < 2 {
+            assert_eq!(worker.step(due), Turn::Ran);
+        }
+        assert_eq!(log.all(), [End::Handled(1), End::Handled(2)]);
+        assert_eq!(wakes.count(), 0, "it was awake");
     });
 }
 

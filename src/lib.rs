@@ -98,8 +98,7 @@ pub use route::{RecordView, Route};
 pub use subscription::{
     Envelopes, Held, OwnedHandler, Plain, SubscribeError, Subscription, SubscriptionBuilder, WaitError,
 };
-pub use wait::{Cancellation, Cancelled};
-pub use wait::{Clock, ManualClock, Op, Registration};
+pub use wait::{Cancellation, Cancelled, Clock, ManualClock, Op, Registration};
 
 /// The bus in memory: a broker inside the process, with topics, consumer groups and bounded retention.
 #[cfg(not(loom))]

@@ -1,9 +1,11 @@
 //! What the loom models need of the crate's inside: thin shells around the shipped types, which add nothing.
 
 use crate::observe::metrics::Tally;
-use crate::pool::JobError;
+use crate::pool::{Handler, Idle, Idling, JobError, Turn, Worker};
 use std::future::Future;
-use std::task::Waker;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 /// Runs a future to its end on this thread, by the sleep that the crate's own waits use.
@@ -32,6 +34,21 @@ impl Parker {
     }
 }
 
+/// What a worker's thread does before it parks.
+pub struct Looks(Idling);
+
+impl Looks {
+    /// By this policy.
+    pub fn new(policy: Idle) -> Self {
+        Self(Idling::new(policy, false))
+    }
+
+    /// One step of the worker, or one more look instead of its sleep.
+    pub fn step<H: Handler>(&mut self, worker: &mut Worker<H>, now: Instant) -> Turn {
+        worker.step_or_look(now, &mut self.0)
+    }
+}
+
 /// Both sides of a job that is in no lane.
 pub fn completion<T, R>(job: T) -> (Ask<T, R>, crate::pool::Completion<T, R>) {
     let (ask, answer) = crate::wait::completion(job, 0);
@@ -51,6 +68,77 @@ impl<T, R> Ask<T, R> {
     pub fn finish(self, answer: Result<R, JobError>) {
         self.0.finish(answer);
     }
+
+    /// Gives the answer, and who is to be woken for it.
+    pub fn finish_quietly(self, answer: Result<R, JobError>) -> Option<Waker> {
+        self.0.finish_quietly(answer)
+    }
+}
+
+/// A value in such memory as a job and its answer are in.
+pub struct Kept<T>(NonNull<T>);
+
+// SAFETY: it owns its value, and gives nobody else access.
+unsafe impl<T: Send> Send for Kept<T> {}
+
+impl<T> Kept<T> {
+    /// Takes memory for the value.
+    pub fn new(value: T) -> Self {
+        Self(crate::wait::blocks::keep(value))
+    }
+
+    /// Where it is.
+    pub fn at(&self) -> usize {
+        self.0.as_ptr() as usize
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        // SAFETY: `new` took it, and this is its end.
+        unsafe { crate::wait::blocks::free(self.0) };
+    }
+}
+
+/// A lane of numbers without its worker.
+#[derive(Clone)]
+pub struct Lane(Arc<crate::pool::Lane<u32, ()>>);
+
+impl Lane {
+    /// With this many places.
+    pub fn new(capacity: usize) -> Self {
+        Self(crate::pool::Lane::new(capacity))
+    }
+
+    /// Reserves up to this many places, fills the first of them with these jobs, and leaves the others. Tells how many
+    /// were left.
+    pub fn reserve(&self, places: u64, jobs: &[u32]) -> u64 {
+        let Ok(mut reservation) = self.0.reserve(places) else { return 0 };
+        jobs.iter().take(reservation.left() as usize).for_each(|job| reservation.push(*job));
+        reservation.left()
+    }
+
+    /// One look of who waits for room for this job. The number is none before the first look.
+    pub fn poll_push(&self, job: u32, number: &mut Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.0.push(job).is_ok() {
+                return Poll::Ready(());
+            }
+            if self.0.wait_for_capacity(number, cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// How many places are taken.
+    pub fn pending(&self) -> u64 {
+        self.0.look().pending()
+    }
+}
+
+/// Tells who waits for the cancellation that it has happened.
+pub fn cancel(cancellation: &crate::Cancellation) {
+    cancellation.cancel();
 }
 
 /// The counters of a subscription.
@@ -93,5 +181,10 @@ impl<T> Promise<T> {
     /// Completes it.
     pub fn complete(self, value: T) {
         self.0.complete(value);
+    }
+
+    /// Completes it, and gives who is to be woken for it.
+    pub fn complete_quietly(self, value: T) -> Option<Waker> {
+        self.0.complete_quietly(value)
     }
 }

@@ -51,6 +51,8 @@ pub use sending::{SendError, Sending, TrySendError};
 pub use thread::Enter;
 pub use visit::{WaitingKey, WaitingKeys, WaitsFor};
 pub use worker::Worker;
+#[cfg(loom)]
+pub(crate) use {idle::Idling, lane::Lane};
 
 use crate::foreign;
 use crate::sync::{Arc, Mutex, thread as threads};

@@ -17,12 +17,21 @@ const ALIGN: usize = 16;
 /// What a thread keeps of each size, in bytes: some batches of answers, or a window of some hundred.
 const KEPT: usize = 32 * 1024;
 
+#[cfg(not(loom))]
 thread_local! {
-    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks([const { Vec::new() }; SIZES])) };
+    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::NONE) };
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static BLOCKS: RefCell<Blocks> = RefCell::new(Blocks::NONE);
 }
 
 /// What a thread keeps, by size.
 struct Blocks([Vec<NonNull<u8>>; SIZES]);
+
+impl Blocks {
+    const NONE: Self = Self([const { Vec::new() }; SIZES]);
+}
 
 impl Drop for Blocks {
     fn drop(&mut self) {
@@ -57,7 +66,7 @@ impl<T> Of<T> {
 }
 
 /// A value in memory of its own, until [`free`].
-pub(super) fn keep<T>(value: T) -> NonNull<T> {
+pub(crate) fn keep<T>(value: T) -> NonNull<T> {
     const { assert!(size_of::<T>() > 0, "what has no size needs no memory") };
     let kept = Of::<T>::SIZE.and_then(|n| {
         // A thread that ends has none any more.
@@ -79,7 +88,7 @@ pub(super) fn keep<T>(value: T) -> NonNull<T> {
 ///
 /// # Safety
 /// The pointer came from [`keep`] and nobody uses it any more.
-pub(super) unsafe fn free<T>(at: NonNull<T>) {
+pub(crate) unsafe fn free<T>(at: NonNull<T>) {
     // SAFETY: the caller says that the value is there and that nobody else uses it.
     unsafe { at.drop_in_place() };
     let block = at.cast::<u8>();
