@@ -13,7 +13,7 @@ use crate::foreign;
 use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::wait::Op;
-use crate::wait::{Clock, after};
+use crate::wait::{Clock, Woken, after};
 pub use answer::{PublishError, Receipt, TryPublishError};
 use foldhash::fast::RandomState;
 use line::{Do, Id, Line, Offer, Room};
@@ -186,9 +186,9 @@ impl Publisher {
         // Nothing is under way, or a close before this one has ended it.
         if state.publishes.is_empty() && state.closing.is_none() && !inner.is_thread_wanted() {
             state.is_over = true;
-            let readers = state.unread.take_wakers();
+            let readers = state.unread.waiting.take();
             drop(state);
-            readers.into_iter().for_each(foreign::wake);
+            readers.wake();
             return Op::ready(0);
         }
         let closing = state.closing.get_or_insert(Closing { until, promises: Vec::new() });
@@ -320,7 +320,7 @@ impl Inner {
                 }
             }
         }
-        let readers = if state.unread.queue.is_empty() { Vec::new() } else { state.unread.take_wakers() };
+        let readers = (!state.unread.queue.is_empty()).then(|| state.unread.waiting.take());
         let flushed = state.flushed();
         let quiet = self.take_quiet(&mut state);
         // ORDERING: Relaxed; see `append_past_the_line`.
@@ -333,7 +333,7 @@ impl Inner {
         drop(state);
         unread.iter().for_each(tell_of_failure);
         waiting.into_iter().for_each(foreign::wake);
-        readers.into_iter().for_each(foreign::wake);
+        readers.into_iter().for_each(Woken::wake);
         flushed.into_iter().for_each(|promise| promise.complete(()));
         quiet.into_iter().for_each(|(promise, sent)| promise.complete(sent));
         if is_closing {

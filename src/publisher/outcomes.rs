@@ -1,11 +1,9 @@
 //! What became of records that were sent without anybody waiting for each of them.
 
-use super::line::Do;
-use super::under_way::UnderWay;
 use super::{Inner, PublishError, Receipt};
 use crate::foreign;
 use crate::sync::Arc;
-use crate::wait::block_on;
+use crate::wait::{Wakers, block_on};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
@@ -122,21 +120,18 @@ impl Outcome {
 /// assert_eq!(stored, 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Outcomes(pub(super) Arc<Inner>);
+pub struct Outcomes {
+    publisher: Arc<Inner>,
+    /// Its number among those that wait.
+    waiter: Option<u64>,
+}
 
 /// What is kept until it is read.
 #[derive(Default)]
 pub(super) struct Unread {
     pub(super) readers: usize,
     pub(super) queue: VecDeque<Outcome>,
-    wakers: Vec<Waker>,
-}
-
-impl Unread {
-    /// Takes those who are to be woken once the lock is released.
-    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.wakers)
-    }
+    pub(super) waiting: Wakers,
 }
 
 impl Outcomes {
@@ -159,7 +154,7 @@ impl Outcomes {
 
 impl Drop for Outcomes {
     fn drop(&mut self) {
-        self.0.leave_outcomes();
+        self.publisher.leave_outcomes(self.waiter);
     }
 }
 
@@ -205,56 +200,53 @@ impl NextOutcome<'_> {
 impl Future for NextOutcome<'_> {
     type Output = Option<Outcome>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.0.poll_outcome(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Outcomes { publisher, waiter } = &mut *self.0;
+        publisher.poll_outcome(waiter, cx.waker())
     }
 }
 
 impl Inner {
     pub(super) fn outcomes(self: &Arc<Self>) -> Outcomes {
         self.state.lock().unread.readers += 1;
-        Outcomes(self.clone())
+        Outcomes { publisher: self.clone(), waiter: None }
     }
 
-    fn poll_outcome(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+    fn poll_outcome(self: &Arc<Self>, waiter: &mut Option<u64>, waker: &Waker) -> Poll<Option<Outcome>> {
+        let waker = waker.clone();
         let mut state = self.state.lock();
-        if let Some(outcome) = state.unread.queue.pop_front() {
+        let found = state.unread.queue.pop_front();
+        if found.is_none() && !state.is_over {
+            let unneeded = state.unread.waiting.wait(waiter, waker);
+            drop(state);
+            drop(unneeded);
+            return Poll::Pending;
+        }
+        if found.is_some() {
             let mut out = Vec::new();
             state.give_back_places(1, &mut out);
             self.carry_out(state, out);
-            return Poll::Ready(Some(outcome));
+        } else {
+            drop(state);
         }
-        if state.is_over {
-            return Poll::Ready(None);
-        }
-        if !state.unread.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            state.unread.wakers.push(cx.waker().clone());
-        }
-        Poll::Pending
+        foreign::discard(waker);
+        Poll::Ready(found)
     }
 
-    fn leave_outcomes(self: &Arc<Self>) {
-        let mut out = Vec::new();
+    fn leave_outcomes(self: &Arc<Self>, waiter: Option<u64>) {
         let mut state = self.state.lock();
         state.unread.readers -= 1;
+        let unneeded = waiter.map(|id| state.unread.waiting.withdraw(id));
         if state.unread.readers > 0 {
-            return;
+            drop(state);
+            return drop(unneeded);
         }
         let left = std::mem::take(&mut state.unread.queue);
-        state.unread.take_wakers();
+        let mut out = Vec::new();
         state.give_back_places(left.len(), &mut out);
         self.carry_out(state, out);
+        drop(unneeded);
         left.iter().for_each(tell_of_failure);
-    }
-}
-
-impl UnderWay {
-    /// Outcomes were read, or nobody reads them.
-    pub(super) fn give_back_places(&mut self, outcomes: usize, out: &mut Vec<Do>) {
-        // Behind a close there is no room to wait for, and what it answered never left the line.
-        if !self.is_over {
-            self.line.read(outcomes, out);
-        }
     }
 }
 

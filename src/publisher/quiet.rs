@@ -5,16 +5,6 @@ use super::{Inner, Publisher};
 use crate::sync::Ordering;
 use crate::wait::{Op, Promise};
 
-/// Who asks whether it is quiet, and what it takes to know.
-#[derive(Default)]
-pub(super) struct Quiet {
-    pub(super) promises: Vec<Promise<u64>>,
-    /// How often something went to the broker.
-    pub(super) sent: u64,
-    /// The wakes for room that the thread has looked at.
-    pub(super) room_seen: Option<u64>,
-}
-
 impl Publisher {
     /// Is over when nothing is on its way to the broker, or would be without time going on or room coming; says how often
     /// something was sent until then.

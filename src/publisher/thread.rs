@@ -130,7 +130,7 @@ impl Inner {
                 }
             }
         }
-        let readers = state.unread.take_wakers();
+        let readers = state.unread.waiting.take();
         let flushes = std::mem::take(&mut state.flushes);
         let quiet = std::mem::take(&mut state.quiet.promises);
         state.line.withdraw_where(|_| true);
@@ -139,7 +139,7 @@ impl Inner {
         self.has_thread.store(false, Ordering::Relaxed);
         drop(state);
         unread.iter().for_each(tell_of_failure);
-        readers.into_iter().for_each(foreign::wake);
+        readers.wake();
         waiting.into_iter().for_each(foreign::wake);
         flushes.into_iter().for_each(|(_, promise)| promise.complete(()));
         drop(quiet);

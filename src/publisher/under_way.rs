@@ -1,9 +1,8 @@
 //! What a publisher has under way, behind its lock.
 
 use super::answer::{PublishError, Receipt};
-use super::line::{Id, Line};
+use super::line::{Do, Id, Line};
 use super::outcomes::Unread;
-use super::quiet::Quiet;
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Promise;
@@ -27,6 +26,16 @@ pub(super) struct UnderWay {
     pub(super) closing: Option<Closing>,
     pub(super) random: fastrand::Rng,
     pub(super) quiet: Quiet,
+}
+
+/// Who asks whether it is quiet, and what it takes to know.
+#[derive(Default)]
+pub(super) struct Quiet {
+    pub(super) promises: Vec<Promise<u64>>,
+    /// How often something went to the broker.
+    pub(super) sent: u64,
+    /// The wakes for room that the thread has looked at.
+    pub(super) room_seen: Option<u64>,
 }
 
 pub(super) struct Closing {
@@ -119,5 +128,15 @@ impl UnderWay {
             is_unwanted
         });
         self.waiting_after_sweep = self.line.waiting();
+    }
+}
+
+impl UnderWay {
+    /// Outcomes were read, or nobody reads them.
+    pub(super) fn give_back_places(&mut self, outcomes: usize, out: &mut Vec<Do>) {
+        // Behind a close there is no room to wait for, and what it answered never left the line.
+        if !self.is_over {
+            self.line.read(outcomes, out);
+        }
     }
 }

@@ -3,59 +3,13 @@
 
 use super::intake::Intake;
 use super::runner::Invoke;
+use super::waiting::{ASK_AGAIN, Asked, CatchUp, Ends, Reach};
 use super::waits::WaitError;
 use crate::broker::{BrokerError, Mark};
-use crate::wait::Op;
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
-
-/// How often a remote broker is asked while somebody waits for it.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-
-type Asked = Op<Result<Vec<Mark>, BrokerError>>;
-
-/// One wait for all that was stored.
-pub(super) struct CatchUp {
-    id: u64,
-    ends: Ends,
-}
-
-enum Ends {
-    /// To be asked for, not before this time.
-    Unknown(Option<Instant>),
-    Asked(Asked),
-    /// Those that were not found to be over for good.
-    Known(Vec<Mark>),
-}
-
-impl CatchUp {
-    pub(super) fn new(id: u64) -> Self {
-        Self { id, ends: Ends::Unknown(None) }
-    }
-}
-
-/// How far the group is, as the broker has said; asked for on behalf of all that wait.
-#[derive(Default)]
-pub(super) struct Reach {
-    known: HashMap<(u32, u32), u64>,
-    asked: Option<(Asked, bool)>,
-    ask_at: Option<Instant>,
-    /// The last answer was asked for when the subscription was paused already.
-    is_of_pause: bool,
-}
-
-impl Reach {
-    pub(super) fn ask_at(&self) -> Option<Instant> {
-        self.ask_at.filter(|_| self.asked.is_none())
-    }
-
-    fn is_beyond(&self, end: &Mark) -> bool {
-        self.known.get(&(end.topic, end.partition)).is_some_and(|&reached| reached >= end.offset)
-    }
-}
+use std::time::Instant;
 
 /// How a partition stands to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -84,3 +84,10 @@ impl Commands {
         commands
     }
 }
+
+/// A drain under way.
+pub(super) struct Drain {
+    pub(super) promises: Vec<Promise<DrainReport>>,
+    pub(super) report: DrainReport,
+    pub(super) halted: Option<String>,
+}

@@ -2,11 +2,10 @@
 //! out what the handle asks for.
 
 use super::arrivals::Arrivals;
-use super::commands::{Command, Commands};
-use super::leaving::Drain;
+use super::commands::{Command, Commands, Drain};
 use super::prepare::{Rules, prepare};
 use super::runner::{Delivery, Invoke, Next, Runner};
-use super::shared::{End, Shared, Since, Verdict};
+use super::shared::{End, Shared, Verdict};
 use super::timers::{Extent, Outstanding, Timers};
 use super::waiting::Waiting;
 use crate::broker::{BrokerError, Budget, Consumer, Durability, Fetched, Polled};
@@ -16,7 +15,6 @@ use crate::delivery::partitions::{Partitions, Slot, Token};
 use crate::delivery::retry::is_used_up;
 use crate::delivery::{Assignment, Partition, Position};
 use crate::foreign;
-use crate::observe::health::Status;
 use crate::observe::metrics::Tally;
 use crate::pool::{Key, Pool, RoundRobin, Turn, Worker};
 use crate::sync::Arc;
@@ -25,8 +23,6 @@ use std::time::{Duration, Instant};
 
 /// Records fetched in one turn.
 const FETCH: usize = 512;
-/// Problems that a log line each is written of at a time.
-const SAID: usize = 8;
 
 impl<I: Invoke> Intake<I> {
     /// One turn; true: something was done, so look again before sleeping.
@@ -145,9 +141,9 @@ pub(super) struct Intake<I: Invoke> {
     pub(super) bytes_in_flight: usize,
     pub(super) timers: Timers,
     pub(super) is_paused: bool,
-    is_ready: bool,
+    pub(super) is_ready: bool,
     pub(super) drain: Option<Drain>,
-    ticks_with_problems: u64,
+    pub(super) ticks_with_problems: u64,
     /// What others wait for.
     pub(super) waiting: Waiting,
 }
@@ -441,70 +437,5 @@ impl<I: Invoke> Intake<I> {
             self.direct.as_ref().and_then(Worker::next_due),
         ];
         others.into_iter().flatten().chain(leaving).filter(|due| *due > now).min()
-    }
-
-    pub(super) fn broker_failed(&mut self, now: Instant, error: &BrokerError) {
-        self.timers.broker_failed(now);
-        let mut known = self.setup.shared.broker_error.lock();
-        let since = known.as_ref().map_or(now, |known| known.since);
-        if known.is_none() {
-            foreign::warn!(%error, "the broker does not answer; trying again until it does");
-        }
-        *known = Some(Since { what: error.to_string(), since });
-    }
-
-    pub(super) fn broker_answered(&mut self, now: Instant) {
-        if self.timers.broker_answered()
-            && let Some(known) = self.setup.shared.broker_error.lock().take()
-        {
-            let after = now.saturating_duration_since(known.since);
-            foreign::info!(?after, "the broker answers again");
-        }
-        if !self.is_ready && self.setup.consumer.has_joined() {
-            self.is_ready = true;
-            self.set_status(self.undrained_status());
-            self.setup.commands.joined();
-        }
-    }
-
-    /// Looks for what lasts, and says it: after 1, 2, 4, ... seconds, then every minute.
-    fn tick(&mut self, now: Instant) {
-        if !self.timers.tick_is_due(now) {
-            return;
-        }
-        let shared = &self.setup.shared;
-        let full_since = self.timers.full_for_long(now);
-        let oldest = full_since.and_then(|since| {
-            let behind = self.partitions.iter().filter_map(|(topic, partition, ledger)| {
-                Some((ledger.distance(), topic, partition, ledger.oldest_pending()?))
-            });
-            let (_, topic, partition, offset) = behind.max()?;
-            let what = shared.place_of(&self.setup.topics[topic as usize], partition, offset);
-            Some(Since { what, since })
-        });
-        *shared.window_full.lock() = oldest;
-        let (problems, total) = shared.problems(SAID);
-        if total == 0 {
-            self.ticks_with_problems = 0;
-            return;
-        }
-        self.ticks_with_problems += 1;
-        if self.ticks_with_problems.is_power_of_two() || self.ticks_with_problems.is_multiple_of(60) {
-            for problem in &problems {
-                foreign::warn!(%problem, group = &*shared.group, problems = total, "progress is held up");
-            }
-        }
-    }
-
-    fn undrained_status(&self) -> Status {
-        match (self.is_paused, self.is_ready) {
-            (true, _) => Status::Paused,
-            (false, true) => Status::Running,
-            (false, false) => Status::Starting,
-        }
-    }
-
-    pub(super) fn set_status(&self, status: Status) {
-        *self.setup.shared.status.lock() = status;
     }
 }

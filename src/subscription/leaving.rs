@@ -1,6 +1,6 @@
 //! The ends: a drain, a partition that is revoked or lost, and the intake's own.
 
-use super::commands::{Command, Commands};
+use super::commands::{Command, Commands, Drain};
 use super::intake::Intake;
 use super::runner::{Delivery, Invoke};
 use super::shared::Shared;
@@ -14,18 +14,11 @@ use crate::observe::health::Status;
 use crate::observe::report::DrainReport;
 use crate::pool::Pool;
 use crate::sync::Arc;
-use crate::wait::{Op, Promise, after};
+use crate::wait::{Op, after};
 use std::time::{Duration, Instant};
 
 /// How long workers have to end when no handler is known to run any more.
 const WORKERS_END: Duration = Duration::from_secs(1);
-
-/// A drain under way.
-pub(super) struct Drain {
-    pub(super) promises: Vec<Promise<DrainReport>>,
-    pub(super) report: DrainReport,
-    pub(super) halted: Option<String>,
-}
 
 impl<I: Invoke> Intake<I> {
     pub(super) fn begin_drain(&mut self, now: Instant, limit: Duration, halted: Option<String>) {

@@ -14,9 +14,11 @@ mod prepare;
 mod quiet;
 mod runner;
 mod shared;
+mod telling;
 mod timers;
 mod waiting;
 mod waits;
+mod watch;
 
 pub use builder::{Envelopes, Plain, SubscribeError, SubscriptionBuilder};
 pub use invoke::OwnedHandler;

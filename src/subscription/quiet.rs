@@ -9,74 +9,14 @@
 //! there in the second round, as something queued.
 
 use super::intake::Intake;
-use super::runner::{self, Delivery, Invoke};
+use super::runner::Invoke;
+use super::waiting::{QuietVisit, Seen};
 use crate::bus::connection::Stamp;
-use crate::pool::{WaitingKeys, WaitsFor};
 use crate::sync::{Arc, Mutex};
-use crate::wait::{Op, Promise};
+use crate::wait::Op;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Context;
-use std::time::Instant;
-
-/// Who asks whether it is quiet, and how far the answer is.
-#[derive(Default)]
-pub(super) struct Probes {
-    waiting: Vec<Promise<Stamp>>,
-    /// One came, or something moved, since the last visit began.
-    is_news: bool,
-    visit: Option<Visit>,
-    /// Turns in which the intake did something.
-    moves: u64,
-}
-
-struct Visit {
-    over: Op<()>,
-    seen: Arc<Mutex<Seen>>,
-    /// Those that asked before it began.
-    promises: Vec<Promise<Stamp>>,
-    moves: u64,
-}
-
-/// What a visit found on all workers.
-#[derive(Default)]
-struct Seen {
-    at_rest: usize,
-    is_due: bool,
-    activity: u64,
-}
-
-impl Seen {
-    fn look(&mut self, waiting: &mut dyn WaitingKeys<Delivery>, now: Instant) {
-        waiting.for_each(&mut |key| {
-            let is_due = match key.waits_for {
-                WaitsFor::Turn => true,
-                WaitsFor::Time(at) => at <= now,
-                WaitsFor::Future(until) => until.is_some_and(|until| until <= now),
-                WaitsFor::Operator => false,
-            };
-            self.is_due |= is_due;
-            self.at_rest += 1 + key.behind;
-        });
-        self.activity += runner::activity();
-    }
-}
-
-impl Probes {
-    pub(super) fn add(&mut self, probes: Vec<Promise<Stamp>>) {
-        self.is_news |= !probes.is_empty();
-        self.waiting.extend(probes);
-    }
-
-    pub(super) fn is_any(&self) -> bool {
-        !self.waiting.is_empty() || self.visit.is_some()
-    }
-
-    pub(super) fn moved(&mut self, has_moved: bool) {
-        self.moves += u64::from(has_moved);
-        self.is_news |= has_moved;
-    }
-}
 
 impl<I: Invoke> Intake<I> {
     /// In a turn that did nothing: looks whether the workers are at rest, too.
@@ -91,7 +31,7 @@ impl<I: Invoke> Intake<I> {
             if Pin::new(&mut visit.over).poll(&mut Context::from_waker(waker)).is_pending() {
                 return;
             }
-            let Some(Visit { seen, promises, moves, .. }) = probes.visit.take() else { return };
+            let Some(QuietVisit { seen, promises, moves, .. }) = probes.visit.take() else { return };
             let seen = seen.lock();
             if moves == probes.moves && !seen.is_due && seen.at_rest == self.in_flight {
                 let gone = self.assigned.iter().filter(|held| held.ownership.is_gone()).count() as u64;
@@ -118,6 +58,6 @@ impl<I: Invoke> Intake<I> {
             over = Op::ready(());
             waker.wake_by_ref();
         }
-        probes.visit = Some(Visit { over, seen, promises, moves: probes.moves });
+        probes.visit = Some(QuietVisit { over, seen, promises, moves: probes.moves });
     }
 }

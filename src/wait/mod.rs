@@ -24,4 +24,5 @@ pub use listeners::Registration;
 pub use op::Op;
 pub(crate) use op::Promise;
 pub(crate) use park::{Backoff, Parker, SPINS, YIELDS, rest};
-pub(crate) use wakers::Wakers;
+#[cfg_attr(loom, allow(unused_imports, reason = "of the publisher"))]
+pub(crate) use wakers::{Wakers, Woken};

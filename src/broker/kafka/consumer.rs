@@ -1,7 +1,7 @@
 //! One member of a consumer group, as its subscription's thread drives it: the near side of the mailbox.
 
 use super::handoff::{Handoff, Waiter};
-use super::marks::{self, Marks, Question};
+use super::question::{self, Marks, Question};
 use super::{Leaving, member};
 use crate::broker::position_text::encode;
 use crate::broker::{
@@ -54,7 +54,7 @@ impl KafkaConsumer {
     }
 
     fn ask(&self, question: Question) -> Op<Marks> {
-        let (promise, answer) = Op::pending(|| marks::unanswered("the consumer has ended"));
+        let (promise, answer) = Op::pending(|| question::unanswered("the consumer has ended"));
         self.handoff.state.lock().asked.push((question, promise));
         self.handoff.wake_member();
         answer

@@ -2,7 +2,7 @@
 
 use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
-use super::marks::Asked;
+use super::question::Asked;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::sync::{Mutex, OnceLock};
 use crate::wait::Promise;

@@ -8,11 +8,11 @@ use super::client;
 use super::commits::TopicPartition;
 use super::group::{Client, Group};
 use super::properties::Properties;
+use super::question::{Asked, Marks, Question};
 use super::topics;
 use crate::broker::{BrokerError, Mark};
 use crate::foreign;
 use crate::sync::{Arc, thread};
-use crate::wait::Promise;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
@@ -25,23 +25,6 @@ use std::time::Duration;
 const ASK: Duration = Duration::from_secs(1);
 /// How long the client is kept without a question.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// What is to be known of each partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
-    Ends,
-    Reached,
-}
-
-pub(super) type Marks = Result<Vec<Mark>, BrokerError>;
-
-/// A question at the desk.
-pub(super) type Asked = (Question, Promise<Marks>);
-
-/// The answer where nobody can be asked now.
-pub(super) fn unanswered(reason: &str) -> Marks {
-    Err(BrokerError::Transient(reason.to_owned()))
-}
 
 type Offsets = HashMap<TopicPartition, u64>;
 

@@ -7,8 +7,9 @@ use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
 use super::handoff::Handoff;
 use super::headers::each_header;
-use super::marks::{self, Asker, Question};
+use super::marks::Asker;
 use super::properties::Properties;
+use super::question::{self, Question};
 use super::topics;
 use crate::broker::{BrokerError, Budget, Fetched};
 use crate::foreign;
@@ -309,7 +310,7 @@ impl Member {
         let asked = std::mem::take(&mut self.handoff.state.lock().asked);
         for (question, promise) in asked {
             if let Some(reason) = self.health.reason() {
-                promise.complete(marks::unanswered(reason));
+                promise.complete(question::unanswered(reason));
                 continue;
             }
             let passed = match question {

@@ -23,6 +23,7 @@ mod member;
 mod producer;
 mod properties;
 mod publishes;
+mod question;
 mod queue_waker;
 mod stall;
 #[cfg(test)]

@@ -1,0 +1,79 @@
+//! What the intake tells of itself: its status, whether the broker answers, and what lasts.
+
+use super::intake::Intake;
+use super::runner::Invoke;
+use super::shared::Since;
+use crate::broker::BrokerError;
+use crate::foreign;
+use crate::observe::health::Status;
+use std::time::Instant;
+
+/// Problems that a log line each is written of at a time.
+const SAID: usize = 8;
+
+impl<I: Invoke> Intake<I> {
+    pub(super) fn broker_failed(&mut self, now: Instant, error: &BrokerError) {
+        self.timers.broker_failed(now);
+        let mut known = self.setup.shared.broker_error.lock();
+        let since = known.as_ref().map_or(now, |known| known.since);
+        if known.is_none() {
+            foreign::warn!(%error, "the broker does not answer; trying again until it does");
+        }
+        *known = Some(Since { what: error.to_string(), since });
+    }
+
+    pub(super) fn broker_answered(&mut self, now: Instant) {
+        if self.timers.broker_answered()
+            && let Some(known) = self.setup.shared.broker_error.lock().take()
+        {
+            let after = now.saturating_duration_since(known.since);
+            foreign::info!(?after, "the broker answers again");
+        }
+        if !self.is_ready && self.setup.consumer.has_joined() {
+            self.is_ready = true;
+            self.set_status(self.undrained_status());
+            self.setup.commands.joined();
+        }
+    }
+
+    /// Looks for what lasts, and says it: after 1, 2, 4, ... seconds, then every minute.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if !self.timers.tick_is_due(now) {
+            return;
+        }
+        let shared = &self.setup.shared;
+        let full_since = self.timers.full_for_long(now);
+        let oldest = full_since.and_then(|since| {
+            let behind = self.partitions.iter().filter_map(|(topic, partition, ledger)| {
+                Some((ledger.distance(), topic, partition, ledger.oldest_pending()?))
+            });
+            let (_, topic, partition, offset) = behind.max()?;
+            let what = shared.place_of(&self.setup.topics[topic as usize], partition, offset);
+            Some(Since { what, since })
+        });
+        *shared.window_full.lock() = oldest;
+        let (problems, total) = shared.problems(SAID);
+        if total == 0 {
+            self.ticks_with_problems = 0;
+            return;
+        }
+        self.ticks_with_problems += 1;
+        if self.ticks_with_problems.is_power_of_two() || self.ticks_with_problems.is_multiple_of(60) {
+            for problem in &problems {
+                foreign::warn!(%problem, group = &*shared.group, problems = total, "progress is held up");
+            }
+        }
+    }
+
+    pub(super) fn undrained_status(&self) -> Status {
+        match (self.is_paused, self.is_ready) {
+            (true, _) => Status::Paused,
+            (false, true) => Status::Running,
+            (false, false) => Status::Starting,
+        }
+    }
+
+    pub(super) fn set_status(&self, status: Status) {
+        *self.setup.shared.status.lock() = status;
+    }
+}
