@@ -111,7 +111,7 @@ fn handles_are_as_small_as_they_are() {
     let sizes = [
         ("Bus", size_of::<Bus>(), POINTER),
         ("Subscription", size_of::<Subscription>(), POINTER),
-        ("Outcomes", size_of::<Outcomes>(), POINTER),
+        ("Outcomes", size_of::<Outcomes>(), 3 * POINTER),
         ("MemoryBroker", size_of::<MemoryBroker>(), POINTER),
         ("Faults", size_of::<Faults>(), POINTER),
         ("Clock", size_of::<Clock>(), POINTER),

@@ -63,7 +63,7 @@ impl PoolBuilder {
             workers: workers_by_default(),
             capacity: 4_096,
             name: "pool".to_owned(),
-            life: Life { idle: Idle::default(), clock: Clock::system(), enter: None },
+            life: Life { idle: Idle::default(), clock: Clock::system(), enter: None, is_crowded: false },
         }
     }
 
@@ -126,11 +126,13 @@ impl PoolBuilder {
         self,
         make: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Pool<H::Job>, PoolError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let life = Life { is_crowded: self.workers + 1 > cores, ..self.life.clone() };
         // Built first, so that an early return closes the lanes and ends the threads that were started.
         let (pool, lanes) = self.clone().unmanned()?;
         let make = Arc::new(make);
         for (number, (lane, exit)) in lanes.into_parts().enumerate() {
-            let (make, life) = (make.clone(), self.life.clone());
+            let (make, life) = (make.clone(), life.clone());
             let body = move || thread::live(&life, number, &lane, &*make, exit);
             let name = format!("keylane-{}-{number}", self.name);
             let started = thread::spawn(name, body).map_err(|source| PoolError::Thread { number, source })?;

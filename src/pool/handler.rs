@@ -135,7 +135,10 @@ pub(super) fn guarded<H: Handler>(
     now: Instant,
     run: impl FnOnce(&mut H, &mut H::Job) -> Outcome<H::Future>,
 ) -> Outcome<H::Future> {
-    foreign::call(|| run(handler, job)).unwrap_or_else(|message| after_panic(handler, job, message, now))
+    match foreign::call(|| run(handler, job)) {
+        Ok(outcome) => outcome,
+        Err(message) => after_panic(handler, job, message, now),
+    }
 }
 
 #[cold]

@@ -1,5 +1,6 @@
 //! What a worker does when its lane is empty: park, or look again for a moment first.
 
+use crate::sync::thread;
 use crate::wait::{SPINS, YIELDS, rest};
 use std::time::{Duration, Instant};
 
@@ -55,9 +56,14 @@ impl Idling {
     /// Lets a submitter work undisturbed for a moment, where the worker is faster than he is: each look of a worker at
     /// an empty lane takes the cache line from him that he pushes with. Measured with one of each: a worker that looks
     /// without a rest lets 4 million jobs a second through, one that rests 40 million.
-    pub(crate) fn rest(&self) {
-        if self.policy == Idle::Adaptive && !cfg!(loom) {
-            rest(REST);
+    ///
+    /// Where there are more threads than cores, the submitter may wait for this very core, and gets it.
+    pub(crate) fn rest(&self, is_crowded: bool) {
+        match self.policy {
+            Idle::Adaptive if cfg!(loom) => {}
+            Idle::Adaptive if is_crowded => thread::yield_now(),
+            Idle::Adaptive => rest(REST),
+            Idle::Park | Idle::Spin(_) => {}
         }
     }
 

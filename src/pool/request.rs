@@ -11,30 +11,9 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// A pool whose jobs are `T`s and whose answers are `R`s.
-///
-/// ```
-/// use keylane::pool::{Key, PoolBuilder, RequestPool};
-///
-/// struct Squares { pool: RequestPool<u64, u64> }
-///
-/// let squares = Squares { pool: PoolBuilder::new().workers(1).shared(|n| n * n)? };
-/// assert_eq!(squares.pool.submit(Key::of("a"), 7).wait()?.wait()?, 49);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub type RequestPool<T, R> = Pool<Request<T, R>>;
 
 /// A job of a [`RequestPool`]: a `T`, and where its answer goes if anybody asked for one.
-///
-/// ```
-/// use keylane::pool::{Key, PoolBuilder, Request};
-/// # let (tell, told) = std::sync::mpsc::channel();
-///
-/// let pool = PoolBuilder::new().workers(1).shared(move |n: u64| tell.send(n * n).is_ok())?;
-/// let job: Request<u64, bool> = Request::tell(7);
-/// pool.try_send(Key::of("a"), job)?;
-/// assert_eq!(told.recv()?, 49);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub struct Request<T, R>(Kind<T, R>);
 
 enum Kind<T, R> {
@@ -46,17 +25,6 @@ enum Kind<T, R> {
 
 impl<T, R> Request<T, R> {
     /// A job without an answer, for [`Pool::try_send`] and [`Pool::try_send_batch`].
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder, Request};
-    /// # let (tell, told) = std::sync::mpsc::channel();
-    ///
-    /// let pool = PoolBuilder::new().workers(1).shared(move |n: u64| tell.send(n * n).is_ok())?;
-    /// let mut jobs = vec![(Key::of("a"), Request::tell(2)), (Key::of("a"), Request::tell(3))];
-    /// assert_eq!(pool.try_send_batch(&mut jobs), 2);
-    /// assert_eq!([told.recv()?, told.recv()?], [4, 9]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn tell(job: T) -> Self {
         Self(Kind::Tell(Some(job)))
     }
@@ -279,15 +247,6 @@ impl<T: Send + 'static, R: Send + 'static> RequestPool<T, R> {
     ///
     /// # Errors
     /// The returned value gives the job back when the pool is closed; see [`SendError`].
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder};
-    ///
-    /// let pool = PoolBuilder::new().workers(2).shared(|n: u64| n * n)?;
-    /// let answer = pool.submit(Key::of("order-42"), 7).wait()?;
-    /// assert_eq!(answer.wait()?, 49);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn submit(&self, key: Key, job: T) -> Submitting<T, R> {
         let lane = self.lane_of(key);
         let (ask, answer) = completion(job, lane_number(lane));
@@ -299,19 +258,6 @@ impl<T: Send + 'static, R: Send + 'static> RequestPool<T, R> {
     ///
     /// # Errors
     /// The job itself, when its worker has no room or the pool is closed.
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder};
-    ///
-    /// let pool = PoolBuilder::new().workers(1).shared(|n: u64| n * n)?;
-    /// match pool.try_submit(Key::of("order-42"), 7) {
-    ///     Ok(answer) => assert_eq!(answer.wait()?, 49),
-    ///     Err(refused) => println!("no room for {}", refused.into_job()),
-    /// }
-    /// pool.close().wait();
-    /// assert!(pool.try_submit(Key::of("order-42"), 7).is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     #[inline]
     pub fn try_submit(&self, key: Key, job: T) -> Result<Completion<T, R>, TrySubmitError<T>> {
         let lane = self.lane_of(key);
@@ -353,16 +299,6 @@ impl<T: Send + 'static, R: Send + 'static> RequestPool<T, R> {
 }
 
 /// Why a job was not taken at once; it is in here.
-///
-/// ```
-/// use keylane::pool::{Key, PoolBuilder, TrySubmitError};
-///
-/// let pool = PoolBuilder::new().workers(1).shared(|n: u64| n * n)?;
-/// pool.close().wait();
-/// let refused: TrySubmitError<u64> = pool.try_submit(Key::of("a"), 7).unwrap_err();
-/// assert_eq!(refused, TrySubmitError::Closed(7));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub type TrySubmitError<T> = super::TrySendError<T>;
 
 /// A job that waits for room, then gives its [`Completion`]: a future, or a thread that blocks in
@@ -393,16 +329,6 @@ impl<T: Send + 'static, R: Send + 'static> Submitting<T, R> {
     ///
     /// # Blocking
     /// While the key's worker has no room; async code awaits this instead.
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder, SendError};
-    ///
-    /// let pool = PoolBuilder::new().workers(1).shared(|n: u64| n * n)?;
-    /// assert_eq!(pool.submit(Key::of("a"), 7).wait()?.wait()?, 49);
-    /// pool.close().wait();
-    /// assert_eq!(pool.submit(Key::of("a"), 7).wait().unwrap_err(), SendError::Closed(7));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn wait(self) -> Result<Completion<T, R>, SendError<T>> {
         let answer = self.answer.expect("polled after it was over");
         give_back(self.sending.wait(), answer)

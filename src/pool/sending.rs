@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrySendError<J> {
     /// The key's worker has no room.
     #[error("the worker of this key has no room")]
@@ -40,16 +41,6 @@ impl<J> TrySendError<J> {
     }
 
     /// The job.
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder};
-    ///
-    /// let pool = PoolBuilder::new().workers(1).shared(|text: String| text.len())?;
-    /// pool.close().wait();
-    /// let refused = pool.try_submit(Key::of("a"), "paid".to_owned()).unwrap_err();
-    /// assert_eq!(refused.into_job(), "paid");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn into_job(self) -> J {
         match self {
             Self::Full(job) | Self::Closed(job) => job,
@@ -64,18 +55,8 @@ impl<J> fmt::Debug for TrySendError<J> {
 }
 
 /// Why a job was not taken in the end; it is in here.
-///
-/// ```
-/// use keylane::pool::{Key, PoolBuilder, SendError};
-///
-/// let pool = PoolBuilder::new().workers(1).shared(|n: u64| n * n)?;
-/// pool.close().wait();
-/// let refused = pool.submit(Key::of("a"), 7).wait().unwrap_err();
-/// assert_eq!(refused, SendError::Closed(7));
-/// assert_eq!(refused.to_string(), "the pool is closed");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError<J> {
     /// The pool takes no more jobs.
     #[error("the pool is closed")]
@@ -87,16 +68,6 @@ pub enum SendError<J> {
 
 impl<J> SendError<J> {
     /// The job.
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder};
-    ///
-    /// let pool = PoolBuilder::new().workers(1).shared(|text: String| text.len())?;
-    /// pool.close().wait();
-    /// let refused = pool.submit(Key::of("a"), "paid".to_owned()).wait().unwrap_err();
-    /// assert_eq!(refused.into_job(), "paid");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn into_job(self) -> J {
         match self {
             Self::Closed(job) | Self::OwnLane(job) => job,
@@ -144,20 +115,6 @@ impl<J: Send + 'static> Sending<J> {
     ///
     /// # Blocking
     /// While the key's worker has no room; async code awaits this instead.
-    ///
-    /// ```
-    /// use keylane::pool::{Key, PoolBuilder, Request, SendError};
-    /// # let (tell, told) = std::sync::mpsc::channel();
-    ///
-    /// let pool = PoolBuilder::new().workers(1).capacity(1).shared(move |n: u64| tell.send(n).is_ok())?;
-    /// for n in 1..=3 {
-    ///     pool.send(Key::of("a"), Request::tell(n)).wait()?; // until the one before is over
-    /// }
-    /// assert_eq!([told.recv()?, told.recv()?, told.recv()?], [1, 2, 3]);
-    /// pool.close().wait();
-    /// assert!(matches!(pool.send(Key::of("a"), Request::tell(4)).wait(), Err(SendError::Closed(_))));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn wait(mut self) -> Result<(), SendError<J>> {
         if let Err(refused) = self.try_now() {
             return refused;

@@ -18,6 +18,8 @@ pub(super) struct Life {
     pub(super) idle: Idle,
     pub(super) clock: Clock,
     pub(super) enter: Option<Enter>,
+    /// The workers, and one who submits, are more than the machine has cores.
+    pub(super) is_crowded: bool,
 }
 
 pub(super) fn spawn(
@@ -60,7 +62,7 @@ fn run<H: Handler>(mut worker: Worker<H>, life: &Life) {
                 Turn::Ran => {
                     backoff = Backoff::default();
                     if worker.ran_few() {
-                        idling.rest();
+                        idling.rest(life.is_crowded);
                     }
                 }
                 Turn::Snooze if idling.spins() => backoff.spin(),

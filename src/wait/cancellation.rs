@@ -68,17 +68,6 @@ impl Cancellation {
     }
 
     /// A future that is ready when it has happened.
-    ///
-    /// ```
-    /// use keylane::Cancellation;
-    ///
-    /// async fn fetch(cancellation: &Cancellation) -> Option<u32> {
-    ///     let response = async { Some(200) };
-    ///     let cancelled = async { cancellation.cancelled().await; None };
-    ///     smol::future::or(response, cancelled).await
-    /// }
-    /// assert_eq!(smol::block_on(fetch(&Cancellation::default())), Some(200));
-    /// ```
     pub fn cancelled(&self) -> Cancelled {
         Cancelled { token: self.0.clone(), id: None }
     }
@@ -95,14 +84,6 @@ impl Cancellation {
 }
 
 /// A future that is ready when its [`Cancellation`] has happened.
-///
-/// ```
-/// use keylane::{Cancellation, Cancelled};
-///
-/// let cancellation = Cancellation::default();
-/// let cancelled: Cancelled = cancellation.cancelled();
-/// assert_eq!(smol::block_on(smol::future::poll_once(cancelled)), None, "it has not happened");
-/// ```
 #[derive(Debug)]
 pub struct Cancelled {
     token: Arc<Token>,

@@ -81,14 +81,6 @@ impl fmt::Debug for Manual {
 impl Clock {
     /// The system's clocks: monotonic for [`now`](Clock::now), wall time for [`system_time`](Clock::system_time). The
     /// default.
-    ///
-    /// ```
-    /// use keylane::Clock;
-    ///
-    /// let clock = Clock::system();
-    /// let (before, after) = (clock.now(), clock.now());
-    /// assert!(before <= after && !clock.is_manual());
-    /// ```
     pub fn system() -> Self {
         Self(None)
     }
@@ -96,17 +88,6 @@ impl Clock {
     /// A clock that stands still until its [`ManualClock`] advances it.
     ///
     /// Its wall time starts at 2020-01-01T00:00:00Z.
-    ///
-    /// ```
-    /// use keylane::Clock;
-    /// use std::time::Duration;
-    ///
-    /// let (clock, time) = Clock::manual();
-    /// let (start, copy) = (clock.now(), clock.clone());
-    /// assert_eq!(clock.now(), start, "it stands still");
-    /// time.advance(Duration::from_secs(60));
-    /// assert_eq!(copy.now() - start, Duration::from_secs(60));
-    /// ```
     pub fn manual() -> (Self, ManualClock) {
         let manual = Arc::new(Manual {
             start: Instant::now(),
@@ -117,15 +98,6 @@ impl Clock {
     }
 
     /// The time, for durations; never goes backwards.
-    ///
-    /// ```
-    /// use keylane::Clock;
-    /// use std::time::Duration;
-    ///
-    /// let clock = Clock::system();
-    /// let started = clock.now();
-    /// assert!(clock.now() - started < Duration::from_secs(3_600));
-    /// ```
     #[inline]
     pub fn now(&self) -> Instant {
         match &self.0 {
@@ -135,16 +107,6 @@ impl Clock {
     }
 
     /// The wall time, for the timestamps of records.
-    ///
-    /// ```
-    /// use keylane::Clock;
-    /// use std::time::{Duration, SystemTime};
-    ///
-    /// let (clock, time) = Clock::manual();
-    /// time.advance(Duration::from_secs(1));
-    /// let since_1970 = clock.system_time().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    /// assert_eq!(since_1970.as_secs(), 1_577_836_801);
-    /// ```
     #[inline]
     pub fn system_time(&self) -> SystemTime {
         match &self.0 {
@@ -154,13 +116,6 @@ impl Clock {
     }
 
     /// Whether a test moves the time, so that sleeping for a real duration would wait for the wrong thing.
-    ///
-    /// ```
-    /// use keylane::Clock;
-    ///
-    /// assert!(!Clock::system().is_manual());
-    /// assert!(Clock::manual().0.is_manual());
-    /// ```
     #[inline]
     pub fn is_manual(&self) -> bool {
         self.0.is_some()
@@ -201,18 +156,6 @@ impl ManualClock {
     ///
     /// Wakers run on the calling thread, without a lock held. The clock ends at 584 years after its start, where
     /// further advances have no effect.
-    ///
-    /// ```
-    /// use keylane::Clock;
-    /// use std::time::Duration;
-    ///
-    /// let (clock, time) = Clock::manual();
-    /// let deadline = clock.now() + Duration::from_millis(30);
-    /// time.advance(Duration::from_millis(29));
-    /// assert!(clock.now() < deadline);
-    /// time.advance(Duration::from_millis(1));
-    /// assert!(clock.now() >= deadline);
-    /// ```
     pub fn advance(&self, by: Duration) {
         let by_ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         // ORDERING: Release pairs with the Acquire of `advanced`; the failed attempt decides nothing.

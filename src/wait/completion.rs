@@ -284,14 +284,6 @@ impl<T, R> Completion<T, R> {
     ///
     /// # Blocking
     /// For as long as the job takes to start and to end; async code awaits the completion instead.
-    ///
-    /// ```
-    /// # use keylane::pool::{Key, PoolBuilder};
-    /// let pool = PoolBuilder::new().workers(1).shared(|text: &str| text.len())?;
-    /// let answer = pool.submit(Key::of("a"), "paid").wait()?;
-    /// assert_eq!(answer.wait()?, 4);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn wait(mut self) -> Result<R, JobError> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Err(JobError::OwnLane);
@@ -308,16 +300,6 @@ impl<T, R> Completion<T, R> {
     ///
     /// # Blocking
     /// For as long as `limit`.
-    ///
-    /// ```
-    /// # use keylane::pool::{Key, PoolBuilder};
-    /// # use std::time::Duration;
-    /// let pool = PoolBuilder::new().workers(1).asynchronous(|_: u64| std::future::pending::<()>())?;
-    /// let answer = pool.submit(Key::of("a"), 1).wait()?;
-    /// let answer = answer.wait_timeout(Duration::from_millis(1)).expect_err("it takes for ever");
-    /// assert!(!answer.is_done());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn wait_timeout(mut self, limit: Duration) -> Result<Result<R, JobError>, Self> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Err(self);

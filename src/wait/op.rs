@@ -43,19 +43,6 @@ impl<T> Op<T> {
     }
 
     /// Whether the operation is over, so that awaiting it does not wait.
-    ///
-    /// ```
-    /// # use keylane::{Config, Record, memory::MemoryBroker};
-    /// # let broker = MemoryBroker::builder().topic("orders").build();
-    /// # let bus = broker.connect(Config::default())?;
-    /// broker.faults().pause_deliveries(true);
-    /// let publish = bus.publish("orders", Record::new("paid"));
-    /// assert!(!publish.is_done(), "the broker has not answered");
-    /// broker.faults().pause_deliveries(false);
-    /// bus.flush().wait();
-    /// assert!(publish.is_done());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_done(&self) -> bool {
         match &self.0 {
             State::Ready(_) => true,
@@ -67,13 +54,6 @@ impl<T> Op<T> {
     ///
     /// # Blocking
     /// For as long as the operation takes; async code awaits it instead.
-    ///
-    /// ```
-    /// let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// let receipt = bus.publish("orders", keylane::Record::new("paid")).wait()?;
-    /// assert_eq!(receipt.topic(), "orders");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn wait(mut self) -> T {
         look_until(|| self.is_done());
         block_on(&mut self)
