@@ -231,18 +231,21 @@ fn the_last_handle_may_go_on_a_worker_while_another_waits_for_it() {
     let pool: Jobs = PoolBuilder::new().workers(2).shared(|job: Box<dyn FnOnce() + Send>| job()).unwrap();
     let key =
         |worker| (0..1_000).map(Key::of_number).find(|key| key.worker(2) == worker).expect("there is one");
-    let (slot, gate) = (Arc::new(Mutex::new(None::<Jobs>)), support::Gate::default());
-    let (taken, at) = (slot.clone(), gate.clone());
+    let (slot, gate, waiting) =
+        (Arc::new(Mutex::new(None::<Jobs>)), support::Gate::default(), support::Gate::default());
+    let (taken, at, waits_now) = (slot.clone(), gate.clone(), waiting.clone());
     let drops: Box<dyn FnOnce() + Send> = Box::new(move || {
         at.pass();
         drop(taken.lock().unwrap().take());
     });
     let over = pool.try_submit(key(0), drops).expect("there is room");
     let behind = pool.try_submit(key(0), Box::new(|| ())).expect("there is room");
-    let waits: Box<dyn FnOnce() + Send> =
-        Box::new(move || assert_eq!(behind.wait(), Err(JobError::Abandoned)));
+    let waits: Box<dyn FnOnce() + Send> = Box::new(move || {
+        waits_now.open();
+        assert_eq!(behind.wait(), Err(JobError::Abandoned));
+    });
     let other = pool.try_submit(key(1), waits).expect("there is room");
-    support::eventually("both run", || pool.depths().collect::<Vec<_>>() == [2, 1]).unwrap();
+    waiting.pass();
     *slot.lock().unwrap() = Some(pool);
     gate.open();
     assert_eq!(over.wait_timeout(SOON).ok(), Some(Ok(())));
