@@ -46,9 +46,10 @@ impl Publishing {
 /// A record that the broker has not acknowledged, and why if that is known.
 ///
 /// ```
-/// # use keylane::{Config, Record, memory::MemoryBroker};
-/// # let broker = MemoryBroker::builder().topic("orders").build();
-/// # let bus = broker.connect(Config::default())?;
+/// use keylane::{Config, Record, memory::MemoryBroker};
+///
+/// let broker = MemoryBroker::builder().topic("orders").build();
+/// let bus = broker.connect(Config::default())?;
 /// broker.faults().pause_deliveries(true);
 /// let publish = bus.publish("orders", Record::new("paid").with_key("order-42"));
 /// let oldest = bus.publishing().oldest.expect("it is under way");

@@ -100,9 +100,10 @@ impl Subscription {
     /// A condition that blocks holds up the subscription.
     ///
     /// ```
-    /// # use keylane::{Envelope, Then};
+    /// use keylane::{Envelope, Then};
+    ///
     /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// # let builder = bus.subscribe_envelopes("orders").group("billing").then(Then::Discard);
+    /// let builder = bus.subscribe_envelopes("orders").group("billing").then(Then::Discard);
     /// let orders = builder.handle(|_| Err(keylane::HandlerError::terminal("no such account")))?;
     /// bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
     /// orders.until(|stats| stats.discarded == 1).wait()?;
