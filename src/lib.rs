@@ -22,8 +22,8 @@
 //!         println!("{:?}: {:?}", event.aggregate_id(), event.envelope());
 //!         Ok(())
 //!     })?;
-//! orders.ready().wait()?;
 //! bus.publish("orders", Envelope::new("order-42", "order.paid", 1, r#"{"cents":995}"#)?).wait()?;
+//! orders.caught_up().wait()?;
 //! bus.close(Duration::from_secs(10)).wait();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

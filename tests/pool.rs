@@ -7,6 +7,7 @@ mod support;
 use keylane::pool::{Handler, JobError, Key, Outcome, PoolBuilder, Request, SendError, Turn};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use support::{Gate, eventually};
 
 #[test]
 fn jobs_of_one_key_run_in_the_order_of_their_submission() {
@@ -26,6 +27,22 @@ fn jobs_of_one_key_run_in_the_order_of_their_submission() {
     for key in &*seen.lock().unwrap() {
         assert_eq!(*key, (0..1_000).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_completion_says_when_its_answer_is_there() {
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let square = move |n: u32| {
+        at_gate.pass();
+        n * n
+    };
+    let pool = PoolBuilder::new().workers(1).shared(square).unwrap();
+    let answer = pool.submit(Key::of("a"), 7).wait().unwrap();
+    assert!(!answer.is_done());
+    gate.open();
+    eventually("it is answered", || answer.is_done()).unwrap();
+    assert_eq!(answer.wait_timeout(Duration::ZERO).expect("it is there"), Ok(49));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod support;
 
 use keylane::memory::MemoryBroker;
-use keylane::{Bus, Config, PublishError, Record, Status, TryPublishError};
+use keylane::{Bus, Config, PublishError, Receipt, Record, Status, TryPublishError};
 use std::time::Duration;
 use support::eventually;
 
@@ -204,6 +204,19 @@ fn outcomes_tell_of_records_that_a_close_left_behind_and_then_end() {
     let left = outcomes.recv().wait().unwrap();
     assert_eq!((left.topic(), left.key(), left.result()), ("t", Some(&b"k"[..]), Err(&PublishError::Closed)));
     assert!(outcomes.recv().wait().is_none());
+}
+
+#[test]
+fn an_outcome_says_what_was_stored_and_where() {
+    let (_broker, bus) = broker(|_| {});
+    let mut outcomes = bus.outcomes();
+    for offset in 0..2 {
+        bus.send("t", Record::new("x").with_key("k")).wait().unwrap();
+        let outcome = outcomes.recv().wait().unwrap();
+        assert_eq!((outcome.topic(), outcome.key()), ("t", Some(&b"k"[..])));
+        assert_eq!(outcome.result().map(Receipt::offset), Ok(offset));
+        assert_eq!(outcome.into_result().map(|receipt| receipt.offset()), Ok(offset));
+    }
 }
 
 #[test]

@@ -48,6 +48,22 @@ fn a_future_that_misses_its_deadline_has_failed() {
     assert_eq!(orders.stats().succeeded, 0);
 }
 
+#[test]
+fn a_bus_tells_of_the_subscriptions_that_it_has_together() {
+    let bus = bus();
+    let subscribe = |group: &str| bus.subscribe("orders").group(group).handle(|_| Ok(())).unwrap();
+    let (billing, shipping) = (subscribe("billing"), subscribe("shipping"));
+    bus.publish("orders", Record::new("paid")).wait().unwrap();
+    billing.caught_up().wait().unwrap();
+    shipping.caught_up().wait().unwrap();
+    assert_eq!((bus.stats().published, bus.stats().succeeded), (1, 2));
+    assert_eq!(bus.health().len(), 2);
+    drop(billing);
+    eventually("it has ended", || bus.health().len() == 1).unwrap();
+    drop(shipping);
+    eventually("both have ended", || bus.health().is_empty()).unwrap();
+}
+
 /// Holds the first attempt of each record.
 fn with_one_held(bus: &Bus) -> Subscription {
     let orders = bus

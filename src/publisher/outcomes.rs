@@ -32,31 +32,11 @@ pub struct Outcome {
 
 impl Outcome {
     /// Where it was sent.
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// # let mut outcomes = bus.outcomes();
-    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// let outcome = outcomes.recv().wait().expect("the bus is open");
-    /// assert_eq!(outcome.topic(), "orders");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
     /// Its key.
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// # let mut outcomes = bus.outcomes();
-    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// let outcome = outcomes.recv().wait().expect("the bus is open");
-    /// assert_eq!(outcome.key(), Some(&b"order-42"[..]));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn key(&self) -> Option<&[u8]> {
         self.key.as_deref()
     }
@@ -65,16 +45,6 @@ impl Outcome {
     ///
     /// # Errors
     /// Why it is not.
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// # let mut outcomes = bus.outcomes();
-    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// let outcome = outcomes.recv().wait().expect("the bus is open");
-    /// assert_eq!(outcome.result().expect("it is stored").offset(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn result(&self) -> Result<&Receipt, &PublishError> {
         self.result.as_ref()
     }
@@ -83,16 +53,6 @@ impl Outcome {
     ///
     /// # Errors
     /// Why it is not.
-    ///
-    /// ```
-    /// # use keylane::Record;
-    /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// # let mut outcomes = bus.outcomes();
-    /// bus.send("orders", Record::new("paid").with_key("order-42")).wait()?;
-    /// let outcome = outcomes.recv().wait().expect("the bus is open");
-    /// assert_eq!(outcome.into_result()?.offset(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn into_result(self) -> Result<Receipt, PublishError> {
         self.result
     }

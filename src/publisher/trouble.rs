@@ -34,10 +34,6 @@ pub struct Publishing {
 
 impl Publishing {
     /// Whether no record has been unacknowledged for 5 s or longer.
-    ///
-    /// ```
-    /// assert!(keylane::Publishing::default().is_healthy());
-    /// ```
     pub fn is_healthy(&self) -> bool {
         self.oldest.as_ref().is_none_or(|oldest| oldest.age < PROBLEM_AFTER)
     }
@@ -46,9 +42,10 @@ impl Publishing {
 /// A record that the broker has not acknowledged, and why if that is known.
 ///
 /// ```
-/// # use keylane::{Config, Record, memory::MemoryBroker};
-/// # let broker = MemoryBroker::builder().topic("orders").build();
-/// # let bus = broker.connect(Config::default())?;
+/// use keylane::{Config, Record, memory::MemoryBroker};
+///
+/// let broker = MemoryBroker::builder().topic("orders").build();
+/// let bus = broker.connect(Config::default())?;
 /// broker.faults().pause_deliveries(true);
 /// let publish = bus.publish("orders", Record::new("paid").with_key("order-42"));
 /// let oldest = bus.publishing().oldest.expect("it is under way");

@@ -60,6 +60,10 @@ impl Subscription {
     /// On Kafka, where a partition of another member ends with what is no record (the end of a transaction), it is over
     /// with the next record of that partition.
     ///
+    /// On JetStream it needs the permission to publish to `$JS.API.STREAM.INFO.*`, `$JS.API.CONSUMER.INFO.*.*` and, where
+    /// topics share a stream, `$JS.API.STREAM.MSG.GET.*`. The server does not answer what it does not permit, so that it
+    /// is asked again and again.
+    ///
     /// [`at_most_once`]: crate::SubscriptionBuilder::at_most_once
     ///
     /// # Errors
@@ -100,9 +104,10 @@ impl Subscription {
     /// A condition that blocks holds up the subscription.
     ///
     /// ```
-    /// # use keylane::{Envelope, Then};
+    /// use keylane::{Envelope, Then};
+    ///
     /// # let bus = keylane::connect("memory:?topics=orders").wait()?;
-    /// # let builder = bus.subscribe_envelopes("orders").group("billing").then(Then::Discard);
+    /// let builder = bus.subscribe_envelopes("orders").group("billing").then(Then::Discard);
     /// let orders = builder.handle(|_| Err(keylane::HandlerError::terminal("no such account")))?;
     /// bus.publish("orders", Envelope::new("order-42", "order.paid", 1, "995")?).wait()?;
     /// orders.until(|stats| stats.discarded == 1).wait()?;

@@ -236,17 +236,6 @@ impl<T, R> Completion<T, R> {
     }
 
     /// Whether the answer is there, so that awaiting it does not wait.
-    ///
-    /// ```
-    /// # use keylane::pool::{Key, PoolBuilder};
-    /// let pool = PoolBuilder::new().workers(1).shared(|n: u64| n * n)?;
-    /// let answer = pool.submit(Key::of("a"), 7).wait()?;
-    /// while !answer.is_done() {
-    ///     std::thread::yield_now(); // something useful meanwhile
-    /// }
-    /// assert_eq!(answer.wait()?, 49);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_done(&self) -> bool {
         // ORDERING: Relaxed; who wants the answer polls, with Acquire.
         self.is_taken || self.cell().state.load(Ordering::Relaxed) & DONE != 0
