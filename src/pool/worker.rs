@@ -467,3 +467,63 @@ impl<H: Handler> Drop for Worker<H> {
         drop(own);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::pool::{Pool, PoolBuilder};
+
+    struct Holds;
+
+    impl Handler for Holds {
+        type Job = u32;
+        type Future = std::future::Ready<()>;
+
+        fn handle(&mut self, job: &mut u32, _: Instant) -> Outcome<Self::Future> {
+            if *job == 0 { Outcome::Hold } else { Outcome::Done }
+        }
+    }
+
+    /// A worker whose turn has unwound with a job of the first key in hand, which has another one behind it.
+    fn unwound() -> (Pool<u32>, Worker<Holds>) {
+        let (pool, mut workers) =
+            PoolBuilder::new().workers(1).capacity(2).stepped(|_| Holds).expect("starts");
+        let (mut worker, key, now) = (workers.remove(0), Key::of("a"), Instant::now());
+        for job in 0..2 {
+            pool.try_send(key, job).expect("there is room");
+        }
+        while worker.step(now) == Turn::Ran {}
+        assert!(worker.waiting.make_ready(key));
+        let (taken, job) = worker.waiting.start_ready().expect("its turn has come");
+        assert_eq!((taken, job), (key, 0));
+        worker.in_hand = Some(key);
+        (pool, worker)
+    }
+
+    #[test]
+    fn a_turn_that_unwound_leaves_no_place_behind_and_no_key_blocked() {
+        let (pool, mut worker) = unwound();
+        while worker.step(Instant::now()) == Turn::Ran {}
+        assert_eq!(pool.depths().sum::<u64>(), 0, "the one behind it was handled");
+    }
+
+    #[test]
+    fn a_worker_that_is_dropped_after_a_turn_unwound_ends() {
+        let (pool, worker) = unwound();
+        let ended = std::thread::spawn({
+            let worker = AssertSend(worker);
+            move || drop(worker)
+        });
+        let until = Instant::now() + std::time::Duration::from_secs(60);
+        while !ended.is_finished() {
+            assert!(Instant::now() < until, "it looks for a push that does not come");
+            std::thread::yield_now();
+        }
+        assert!(pool.close().is_done());
+    }
+
+    /// The worker is the only one who has its handler, and goes with it.
+    struct AssertSend(#[expect(dead_code, reason = "it is dropped")] Worker<Holds>);
+    // SAFETY: `Holds` has nothing in it, and no future was made.
+    unsafe impl Send for AssertSend {}
+}
