@@ -108,7 +108,7 @@ impl Bus {
         }
     }
 
-    /// Publishes an [`Envelope`] or a [`Record`].
+    /// Publishes an [`Envelope`](crate::Envelope) or a [`Record`](crate::Record).
     ///
     /// It takes effect at the call if the publisher's bounds have room, and otherwise in the order of the calls as
     /// room appears: records of one key are stored in the order in which they were published, also when one of them

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 const SECRET: &str = "hunter2-but-longer";
+/// As long as a step of a test may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn openssl(folder: &Path, arguments: &str, input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("openssl")
@@ -259,4 +261,87 @@ fn a_server_with_a_certificate_is_checked() {
         matches!(&error, ConnectError::Config(error) if error.to_string().contains("no-such-ca.pem")),
         "{error}"
     );
+}
+
+/// The subjects that the README lists, row by row.
+fn permissions_of_the_readme() -> Vec<Vec<&'static str>> {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("## Permissions on NATS JetStream").expect("it has the section");
+    let (section, _) = section.split_once("\n## ").expect("more follows");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    rows.map(|(subjects, _)| subjects.split('`').filter(|part| part.contains(['*', '>', '.'])).collect())
+        .collect()
+}
+
+/// A server with a user who may publish to these subjects alone, and where it tells of what it refused.
+fn permitting(name: &str, subjects: &[&str]) -> (Server, Config, PathBuf) {
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.log", std::process::id()));
+    let publish = subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ");
+    let server = configured(
+        name,
+        &format!(
+            "log_file: {log:?}\nauthorization {{ users = [ {{ user: ann, password: \"{SECRET}\", permissions: \
+             {{ publish: [{publish}], subscribe: [\"_INBOX.>\", \"keylane.pin.*\"] }} }} ] }}\n"
+        ),
+    );
+    let mut config = config(&format!("nats://ann:{SECRET}@127.0.0.1:{}", server.port));
+    config.nats.create_topics = true;
+    (server, config, log)
+}
+
+#[test]
+fn the_permissions_of_the_readme_are_enough_and_caught_up_needs_its_own() {
+    let rows = permissions_of_the_readme();
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    let topics = ["orders.*", "orders.dead.*"];
+    let subjects: Vec<_> = rows[1..].concat().into_iter().chain(topics).collect();
+    for stream in ["", "all"] {
+        let (_server, mut config, log) = permitting("permissions", &subjects);
+        stream.clone_into(&mut config.nats.stream);
+        let bus = keylane::connect_with(config.clone()).wait().unwrap();
+        for topic in ["orders", "orders.dead"] {
+            bus.create_topic(topic).wait().unwrap();
+        }
+        bus.publish("orders", numbered("bad", 0)).wait().unwrap();
+        bus.publish("orders", numbered("good", 1)).wait().unwrap();
+        let subscribe = |bus: &keylane::Bus| {
+            let builder = bus.subscribe_envelopes("orders").group("billing");
+            let builder = builder.then(keylane::DeadLetter::to("orders.dead"));
+            let handler = |event: &keylane::Event| match event.aggregate_id() {
+                Some("bad") => Err(keylane::HandlerError::terminal("planted")),
+                _ => Ok(()),
+            };
+            let orders = builder.handle(handler).unwrap();
+            orders.ready().wait_timeout(LIMIT).expect("it joins").unwrap();
+            orders
+        };
+        let first = subscribe(&bus);
+        first.caught_up().wait_timeout(LIMIT).expect("it may ask").unwrap();
+        assert_eq!((first.stats().succeeded, first.stats().dead_lettered), (1, 1));
+        let other = keylane::connect_with(config).wait().unwrap();
+        let second = subscribe(&other);
+        first.drain(LIMIT).wait();
+        bus.publish("orders", numbered("good", 2)).wait().unwrap();
+        second.until(|stats| stats.succeeded == 1).wait_timeout(LIMIT).expect("it takes over").unwrap();
+        let told = fs::read_to_string(&log).unwrap();
+        assert!(!told.contains("Violation"), "{told}");
+        fs::remove_file(log).unwrap();
+    }
+    // A topic's end in a stream of many is asked for by a subject of its own.
+    let without: Vec<_> =
+        subjects.into_iter().filter(|subject| *subject != "$JS.API.STREAM.MSG.GET.*").collect();
+    let (_server, mut config, log) = permitting("too-few-permissions", &without);
+    config.nats.stream = "all".to_owned();
+    let bus = keylane::connect_with(config).wait().unwrap();
+    bus.publish("orders", numbered("good", 1)).wait().unwrap();
+    let orders = bus.subscribe_envelopes("orders").group("billing").handle(|_| Ok(())).unwrap();
+    let asked = orders.caught_up();
+    orders.until(|stats| stats.succeeded == 1).wait_timeout(LIMIT).expect("it is handled").unwrap();
+    eventually("the server refuses the question", || {
+        fs::read_to_string(&log)
+            .is_ok_and(|told| told.contains("Violation") && told.contains("STREAM.MSG.GET.all"))
+    })
+    .unwrap();
+    assert!(!asked.is_done());
+    fs::remove_file(log).unwrap();
 }
