@@ -1,6 +1,6 @@
 //! A job with an answer that waits for room: `Submitting` in `src/pool/request.rs`.
 
-use crate::support::{Life, Log, Tracked, Wakes, key, leaving_nothing, wide_model};
+use crate::support::{Life, Log, Tracked, Wakes, key, leaving_nothing, wide_model, with_room};
 use keylane::loom_internals::block_on;
 use keylane::pool::{Handler, JobError, Outcome, PoolBuilder, Request, RequestPool, SendError, Worker};
 use loom::thread;
@@ -64,7 +64,7 @@ fn a_submit_that_is_dropped_while_it_waits_is_in_nobodys_way() {
         other.join().unwrap();
         assert_eq!(Arc::strong_count(&wakes), 1, "a waker was left behind");
     };
-    wide_model(1, leaving_nothing(model));
+    wide_model(1, with_room(leaving_nothing(model)));
 }
 
 /// If it fails: a job that waits for room when its pool is closed is neither handled nor given back, or both.
@@ -81,7 +81,7 @@ fn a_submit_that_waits_gives_its_job_back_when_the_pool_is_closed() {
                     true
                 }
                 Err(SendError::Closed(_job)) => false,
-                Err(SendError::OwnLane(_)) => panic!("this is no worker"),
+                Err(refused) => panic!("this is no worker: {refused:?}"),
             })
         };
         let closer = {
@@ -93,5 +93,5 @@ fn a_submit_that_waits_gives_its_job_back_when_the_pool_is_closed() {
         closer.join().unwrap();
         assert_eq!(handled, 1 + usize::from(submitter.join().unwrap()));
     };
-    wide_model(1, leaving_nothing(model));
+    wide_model(1, with_room(leaving_nothing(model)));
 }

@@ -221,6 +221,17 @@ pub(crate) fn leaving_nothing(model: impl Fn() + Send + Sync + 'static) -> impl 
     }
 }
 
+/// A run of a model on a stack that has room for several [`Tracked`], which a thread of loom's has not.
+pub(crate) fn with_room(model: impl Fn() + Send + Sync + 'static) -> impl Fn() + Send + Sync + 'static {
+    const STACK: usize = 1 << 18;
+    let model = Arc::new(model);
+    move || {
+        let model = model.clone();
+        let body = loom::thread::Builder::new().stack_size(STACK).spawn(move || model());
+        body.expect("loom starts it").join().expect("it ends well");
+    }
+}
+
 /// A model of so many threads and steps that it has a lower bound than the others: this many preemptions, beside all
 /// orders in which threads go on when another one waits or yields.
 pub(crate) fn wide_model(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
