@@ -116,6 +116,7 @@ impl<T, W> Lane<T, W> {
     }
 
     /// Reserves up to `n` places, at least one: as many as there are when it is its turn.
+    #[inline]
     pub(crate) fn reserve(&self, n: u64) -> Result<Reservation<'_, T, W>, Refused> {
         let seen = self.look();
         if seen.is_closed() {
@@ -140,6 +141,7 @@ impl<T, W> Lane<T, W> {
     }
 
     /// Pushes one job, or gives it back.
+    #[inline]
     pub(crate) fn push(&self, job: T) -> Result<(), (T, Refused)> {
         match self.reserve(1) {
             Ok(mut place) => {
@@ -165,6 +167,7 @@ impl<T, W> Lane<T, W> {
     }
 
     /// Undoes a reservation that was not used.
+    #[cold]
     fn give_back(&self, n: u64) {
         // ORDERING: Relaxed; nothing was put into the queue or taken from it under this reservation.
         let before = self.word.fetch_sub(n * Word::ONE, Ordering::Relaxed);
@@ -189,6 +192,7 @@ impl<T, W> Lane<T, W> {
         self.word.fetch_and(!Word::PARKED, Ordering::Relaxed);
     }
 
+    #[cold]
     fn unpark(&self) {
         // ORDERING: Acquire pairs with the Release in `try_park`; see there. One of those who see PARKED clears it, and
         // that one unparks, which orders the rest.
@@ -317,6 +321,7 @@ impl<T, W> Reservation<'_, T, W> {
     }
 
     /// Fills one place.
+    #[inline]
     pub(crate) fn push(&mut self, job: T) {
         debug_assert!(self.left > 0, "pushed more than was reserved");
         self.left -= 1;

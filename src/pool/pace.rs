@@ -30,6 +30,7 @@ impl Default for Pace {
 
 impl Pace {
     /// A turn begins at `now`: the one before it took until then. The clock is asked while batches are shrunk alone.
+    #[inline]
     pub(super) fn begin(&mut self, now: Instant, clock: &Clock) {
         if let Some(last) = self.last.take() {
             let took = now.saturating_duration_since(last);
@@ -44,16 +45,19 @@ impl Pace {
     }
 
     /// The turn that began at `now` did something.
+    #[inline]
     pub(super) fn ran(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
     /// Jobs that this turn may take.
+    #[inline]
     pub(super) fn batch(&self) -> usize {
         self.batch
     }
 
     /// When this turn has lasted long enough, if that matters.
+    #[inline]
     pub(super) fn turn_ends(&self) -> Option<Instant> {
         self.turn_ends
     }

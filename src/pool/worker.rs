@@ -286,22 +286,26 @@ impl<H: Handler> Worker<H> {
             self.in_hand = None;
             return self.waiting.over(key);
         }
-        let outcome = guarded(&mut self.handler, &mut job, now, |handler, job| handler.handle(job, now));
-        self.conclude(key, job, outcome, now);
+        match guarded(&mut self.handler, &mut job, now, |handler, job| handler.handle(job, now)) {
+            Outcome::Done => self.done(key, job),
+            other => self.conclude(key, job, other, now),
+        }
+    }
+
+    #[inline]
+    fn done(&mut self, key: Key, job: H::Job) {
+        foreign::discard(job);
+        self.in_hand = None;
+        self.over += 1;
+        if self.waiting.len() > 0 {
+            self.waiting.over(key);
+        }
     }
 
     /// Does what the handler said of the job in hand.
-    #[inline]
     fn conclude(&mut self, key: Key, job: H::Job, outcome: Outcome<H::Future>, now: Instant) {
         match outcome {
-            Outcome::Done => {
-                foreign::discard(job);
-                self.in_hand = None;
-                self.over += 1;
-                if self.waiting.len() > 0 {
-                    self.waiting.over(key);
-                }
-            }
+            Outcome::Done => self.done(key, job),
             Outcome::RetryAt(at) => self.wait(key, job, For::Time(at)),
             Outcome::Hold => self.wait(key, job, For::Operator),
             Outcome::Lease(future, until) => self.lease(key, job, future, until, now),

@@ -280,8 +280,9 @@ fn permitting(name: &str, subjects: &[&str]) -> (Server, Config, PathBuf) {
     let server = configured(
         name,
         &format!(
-            "log_file: {log:?}\nauthorization {{ users = [ {{ user: ann, password: \"{SECRET}\", permissions: \
-             {{ publish: [{publish}], subscribe: [\"_INBOX.>\", \"keylane.pin.*\"] }} }} ] }}\n"
+            "log_file: \"{}\"\nauthorization {{ users = [ {{ user: ann, password: \"{SECRET}\", permissions: \
+             {{ publish: [{publish}], subscribe: [\"_INBOX.>\", \"keylane.pin.*\"] }} }} ] }}\n",
+            log.display()
         ),
     );
     let mut config = config(&format!("nats://ann:{SECRET}@127.0.0.1:{}", server.port));
