@@ -1,6 +1,6 @@
 //! The state byte of a job and its answer: `src/wait/completion.rs`, and the operations built on it.
 
-use crate::support::{Tracked, Wakes, model_without_leaks};
+use crate::support::{Tracked, Wakes, model_without_leaks, spawn};
 use keylane::loom_internals::{Ask, completion, operation};
 use keylane::pool::{Completion, JobError};
 use loom::sync::Mutex;
@@ -31,7 +31,7 @@ fn run(ask: Ask<Tracked, Tracked>) {
 fn an_answer_reaches_the_thread_that_waits() {
     model_without_leaks(|| {
         let (ask, answer) = job();
-        let worker = thread::spawn(move || run(ask));
+        let worker = spawn(move || run(ask));
         assert!(answer.wait().is_ok());
         worker.join().unwrap();
     });
@@ -43,7 +43,7 @@ fn an_answer_reaches_a_waker_that_changed() {
     model_without_leaks(|| {
         let first = Arc::new(Wakes::default());
         let (ask, mut answer) = job();
-        let worker = thread::spawn(move || run(ask));
+        let worker = spawn(move || run(ask));
         let early = poll(&mut answer, &first.clone().into());
         if early.is_pending() {
             assert!(answer.wait().is_ok());
@@ -61,7 +61,7 @@ fn a_waker_that_stands_is_woken_once() {
     model_without_leaks(|| {
         let wakes = Arc::new(Wakes::default());
         let (ask, mut answer) = job();
-        let worker = thread::spawn(move || run(ask));
+        let worker = spawn(move || run(ask));
         let early = poll(&mut answer, &wakes.clone().into());
         worker.join().unwrap();
         assert_eq!(wakes.count(), usize::from(early.is_pending()));
@@ -78,7 +78,7 @@ fn a_waker_that_stands_is_woken_once() {
 fn an_answer_that_nobody_wants_is_dropped() {
     model_without_leaks(|| {
         let (ask, answer) = job();
-        let worker = thread::spawn(move || run(ask));
+        let worker = spawn(move || run(ask));
         drop(answer);
         worker.join().unwrap();
     });
@@ -90,7 +90,7 @@ fn an_answer_that_is_wanted_no_more_is_dropped_with_its_waker() {
     model_without_leaks(|| {
         let wakes = Arc::new(Wakes::default());
         let (ask, mut answer) = job();
-        let worker = thread::spawn(move || run(ask));
+        let worker = spawn(move || run(ask));
         drop(poll(&mut answer, &wakes.clone().into()));
         drop(answer);
         worker.join().unwrap();
@@ -103,7 +103,7 @@ fn an_answer_that_is_wanted_no_more_is_dropped_with_its_waker() {
 fn a_cancel_and_a_start_leave_the_job_to_exactly_one() {
     model_without_leaks(|| {
         let (ask, answer) = job();
-        let worker = thread::spawn(move || match ask.start() {
+        let worker = spawn(move || match ask.start() {
             Some(job) => {
                 ask.finish(Ok(job));
                 true
@@ -126,7 +126,7 @@ fn a_cancel_and_a_start_leave_the_job_to_exactly_one() {
 fn an_abandoned_job_answers() {
     model_without_leaks(|| {
         let (ask, answer) = job();
-        let worker = thread::spawn(move || drop(ask));
+        let worker = spawn(move || drop(ask));
         assert_eq!(answer.wait().err(), Some(JobError::Abandoned));
         worker.join().unwrap();
     });
@@ -138,7 +138,7 @@ fn an_operation_ends_when_completed_and_when_abandoned() {
     loom::model(|| {
         let (completed, first) = operation(|| 0);
         let (abandoned, second) = operation(|| 2);
-        let worker = thread::spawn(move || {
+        let worker = spawn(move || {
             completed.complete(1);
             drop(abandoned);
         });
@@ -149,8 +149,8 @@ fn an_operation_ends_when_completed_and_when_abandoned() {
 
 /// Waits on a thread of its own, as the last thing that it does: loom takes the wake of a wait that ended by its time
 /// for the end of whatever the thread is blocked in by then.
-fn waiting<T: 'static>(wait: impl FnOnce() -> T + 'static) -> thread::JoinHandle<T> {
-    thread::spawn(wait)
+fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    spawn(wait)
 }
 
 /// If it fails: an answer that comes as the time of a wait is over is lost, for this wait and the next, or leaked.
@@ -208,7 +208,7 @@ fn an_answer_that_is_given_quietly_wakes_nobody_under_the_lock() {
         let (ask, mut answer) = job();
         let worker = {
             let lock = lock.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let waker = {
                     let _held = lock.lock().unwrap();
                     drop(ask.start());
@@ -231,7 +231,7 @@ fn an_operation_that_is_completed_quietly_is_over_and_its_waiter_is_woken() {
         let over = Arc::new(Mutex::new(false));
         let worker = {
             let over = over.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let waker = {
                     let mut over = over.lock().unwrap();
                     *over = true;

@@ -1,9 +1,8 @@
 //! A job with an answer that waits for room: `Submitting` in `src/pool/request.rs`.
 
-use crate::support::{Life, Log, Tracked, Wakes, key, leaving_nothing, wide_model, with_room};
+use crate::support::{Life, Log, Tracked, Wakes, key, leaving_nothing, spawn, wide_model, with_room};
 use keylane::loom_internals::block_on;
 use keylane::pool::{Handler, JobError, Outcome, PoolBuilder, Request, RequestPool, SendError, Worker};
-use loom::thread;
 use std::future::{Future, Ready};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,10 +53,10 @@ fn a_submit_that_is_dropped_while_it_waits_is_in_nobodys_way() {
         let mut waits = pool.submit(key(1), Tracked::new());
         let early = Pin::new(&mut waits).poll(&mut Context::from_waker(&wakes.clone().into()));
         assert!(early.is_pending());
-        let goes = thread::spawn(move || drop(waits));
+        let goes = spawn(move || drop(waits));
         let other = {
             let pool = pool.clone();
-            thread::spawn(move || drop(block_on(pool.submit(key(1), Tracked::new())).expect("it is open")))
+            spawn(move || drop(block_on(pool.submit(key(1), Tracked::new())).expect("it is open")))
         };
         Life::of(&worker).goes_on(&mut worker, Instant::now(), || log.len() == 2);
         goes.join().unwrap();
@@ -75,7 +74,7 @@ fn a_submit_that_waits_gives_its_job_back_when_the_pool_is_closed() {
         let (pool, mut worker) = full(&log);
         let submitter = {
             let pool = pool.clone();
-            thread::spawn(move || match block_on(pool.submit(key(1), Tracked::new())) {
+            spawn(move || match block_on(pool.submit(key(1), Tracked::new())) {
                 Ok(answer) => {
                     assert_eq!(answer.wait().err(), Some(JobError::Abandoned), "it was accepted and handled");
                     true
@@ -86,7 +85,7 @@ fn a_submit_that_waits_gives_its_job_back_when_the_pool_is_closed() {
         };
         let closer = {
             let pool = pool.clone();
-            thread::spawn(move || pool.close().wait())
+            spawn(move || pool.close().wait())
         };
         assert!(Life::of(&worker).goes_on(&mut worker, Instant::now(), || false));
         let handled = log.len();

@@ -209,7 +209,7 @@ impl Tracked {
 
 /// Runs a model, and checks each time that no allocation around a [`Tracked`] is left.
 pub(crate) fn model_without_leaks(model: impl Fn() + Send + Sync + 'static) {
-    loom::model(leaving_nothing(model));
+    loom::model(with_room(leaving_nothing(model)));
 }
 
 /// A run of a model, and the check that no allocation around a [`Tracked`] is left.
@@ -221,14 +221,20 @@ pub(crate) fn leaving_nothing(model: impl Fn() + Send + Sync + 'static) -> impl 
     }
 }
 
-/// A run of a model on a stack that has room for several [`Tracked`], which a thread of loom's has not.
-pub(crate) fn with_room(model: impl Fn() + Send + Sync + 'static) -> impl Fn() + Send + Sync + 'static {
+/// A thread whose stack has room for several [`Tracked`] without any optimisation, which a thread of loom's has not.
+pub(crate) fn spawn<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> loom::thread::JoinHandle<T> {
     const STACK: usize = 1 << 18;
+    loom::thread::Builder::new().stack_size(STACK).spawn(body).expect("loom starts it")
+}
+
+/// A run of a model on such a thread.
+pub(crate) fn with_room(model: impl Fn() + Send + Sync + 'static) -> impl Fn() + Send + Sync + 'static {
     let model = Arc::new(model);
     move || {
         let model = model.clone();
-        let body = loom::thread::Builder::new().stack_size(STACK).spawn(move || model());
-        body.expect("loom starts it").join().expect("it ends well");
+        spawn(move || model()).join().expect("it ends well");
     }
 }
 
