@@ -2,7 +2,7 @@
 
 use crate::support::{End, Leased, Log, Noting, at_once, key, wide_model, work};
 use keylane::Clock;
-use keylane::pool::{Idle, Key, Outcome, Pool, PoolBuilder, Worker};
+use keylane::pool::{Idle, Key, Outcome, Pool, PoolBuilder, Turn, Worker};
 use loom::thread;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,21 @@ impl Drop for Gone {
     fn drop(&mut self) {
         self.0.note(End::Resolved(0));
     }
+}
+
+/// If it fails: a close is over while one of the workers goes on.
+#[test]
+fn a_close_is_over_when_both_workers_have_ended() {
+    loom::model(|| {
+        let log = Log::new();
+        let (pool, workers) = two_workers(&log);
+        let over = pool.close();
+        for (ended, mut worker) in workers.into_iter().enumerate() {
+            assert!(!over.is_done(), "{ended} of 2 workers have ended");
+            assert_eq!(worker.step(Instant::now()), Turn::Exit);
+        }
+        assert!(over.is_done());
+    });
 }
 
 /// If it fails: a drain is over while one of its threads goes on, or one of them is not told of the limit.
