@@ -16,13 +16,15 @@ fn bus() -> Bus {
 #[test]
 fn a_group_that_starts_at_the_latest_begins_when_it_is_ready() {
     let bus = bus();
-    bus.publish("orders", Record::new("before")).wait().unwrap();
+    // Of one key: records without one have no order.
+    let publish = |value| bus.publish("orders", Record::new(value).with_key("order-42")).wait().unwrap();
+    publish("before");
     for (start, expected) in [(Start::Latest, &b"after"[..]), (Start::Earliest, b"before")] {
         let (tell, told) = mpsc::channel();
         let builder = bus.subscribe("orders").group(format!("{start:?}").to_lowercase()).start(start);
         let orders = builder.handle(move |event| Ok(tell.send(event.value().to_vec())?)).unwrap();
         orders.ready().wait().unwrap();
-        bus.publish("orders", Record::new("after")).wait().unwrap();
+        publish("after");
         assert_eq!(told.recv().unwrap(), expected, "{start:?}");
     }
 }
