@@ -6,6 +6,7 @@ mod basics;
 mod cluster;
 mod errors;
 mod failures;
+mod false_acks;
 mod keys;
 mod load;
 mod positions;

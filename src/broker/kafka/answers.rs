@@ -15,7 +15,6 @@ use std::collections::HashSet;
 use std::time::{Instant, UNIX_EPOCH};
 
 pub(super) type Client = BaseProducer<Answers>;
-pub(super) type Answer = Result<Stored, PublishFault>;
 
 /// A publish without an answer.
 pub(super) struct Publish {
@@ -28,7 +27,7 @@ pub(super) struct Publish {
 pub(super) struct Shared {
     pub(super) line: Mutex<Publishes<Publish>>,
     pub(super) client: Mutex<Option<Arc<Client>>>,
-    /// Topics that exist.
+    /// Topics that exist, and whose leaders know it.
     pub(super) known: Mutex<HashSet<Arc<str>>>,
     pub(super) health: Mutex<BrokerHealth>,
     /// What the client said when it was refused.
@@ -62,10 +61,17 @@ impl ProducerContext for Answers {
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: Number) {
         let report = match result {
-            Ok(message) => DeliveryReport::Answered(Ok(Stored {
-                partition: message.partition() as u32,
-                offset: message.offset() as u64,
-            })),
+            Ok(message) => match u64::try_from(message.offset()) {
+                Ok(offset) => {
+                    DeliveryReport::Stored(Stored { partition: message.partition() as u32, offset })
+                }
+                // No broker said so: the client takes it for stored, since a later one of its partition is. A partition
+                // that knows nothing of the producer takes a later one all the same.
+                Err(_) => DeliveryReport::Returned(
+                    "a record was taken for stored without a broker's word, from what became of a later one"
+                        .to_owned(),
+                ),
+            },
             Err((error, message)) => self.0.report(error, message.topic()),
         };
         let ended = self.0.line.lock().ended(number, report);
@@ -78,9 +84,9 @@ impl ProducerContext for Answers {
 
 impl Shared {
     /// What an error of the client means for a publish.
-    pub(super) fn report(&self, error: &KafkaError, topic: &str) -> DeliveryReport<Answer> {
+    pub(super) fn report(&self, error: &KafkaError, topic: &str) -> DeliveryReport {
         use RDKafkaErrorCode as E;
-        let refused = |reason: String| DeliveryReport::Answered(Err(PublishFault::Permanent(reason)));
+        let refused = |reason: String| DeliveryReport::Refused(PublishFault::Permanent(reason));
         match error.rdkafka_error_code() {
             // The client is given up, or an error poisons its numbering: nothing may pass this publish.
             Some(
@@ -94,7 +100,7 @@ impl Shared {
                 | E::InvalidProducerEpoch
                 | E::InvalidProducerIdMapping
                 | E::GaplessGuarantee,
-            ) => DeliveryReport::Returned,
+            ) => DeliveryReport::Returned(error.to_string()),
             Some(E::UnknownTopic | E::UnknownPartition | E::UnknownTopicOrPartition) => {
                 self.known.lock().remove(topic);
                 refused(no_such_topic(topic))

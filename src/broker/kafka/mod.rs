@@ -125,11 +125,7 @@ impl Kafka {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(BrokerError::Closed);
         }
-        let found = self.producer.layout(topic, self.config.kafka.connect_timeout)?;
-        if found.is_some() {
-            self.producer.know(topic);
-        }
-        Ok(found)
+        self.producer.layout(topic, self.config.kafka.connect_timeout)
     }
 }
 

@@ -110,11 +110,6 @@ impl Producer {
         Ok(())
     }
 
-    /// Notes that a topic exists.
-    pub(super) fn know(&self, topic: &str) {
-        self.shared.known.lock().insert(topic.into());
-    }
-
     pub(super) fn publish(&self, topic: &Arc<str>, record: Arc<Record>, ticket: Box<dyn Ticket>) {
         // ORDERING: Relaxed; the publisher is closed before this, so that a publish after it is none that anybody awaits.
         if self.is_closed.load(Ordering::Relaxed) {
@@ -158,9 +153,9 @@ impl Producer {
                     return false;
                 }
                 _ => match self.shared.report(&error, &topic) {
-                    DeliveryReport::Answered(answer) => answer,
+                    DeliveryReport::Refused(fault) => Err(fault),
                     // The thread replaces the client.
-                    DeliveryReport::Returned => {
+                    DeliveryReport::Stored(_) | DeliveryReport::Returned(_) => {
                         line.close();
                         return false;
                     }
@@ -218,9 +213,11 @@ impl Producer {
             if let Some((_, reason)) = client.client().fatal_error() {
                 return Some(reason);
             }
-            if !self.shared.line.lock().is_open() {
-                return Some("it lost count of its records".to_owned());
+            let line = self.shared.line.lock();
+            if !line.is_open() {
+                return Some(line.reason().unwrap_or("it lost count of its records").to_owned());
             }
+            drop(line);
             let now = Instant::now();
             if rest_until.is_none_or(|until| now >= until) {
                 rest_until = if self.look_up_next(client) { None } else { Some(now + REST) };
@@ -254,13 +251,25 @@ impl Producer {
                 return true;
             }
             let found = match topics::look_up(client.client(), &topic, ASK) {
-                Ok(None) if self.creates_topics => self.creator.create(&topic).map(|_| true),
-                Ok(found) => Ok(found.is_some()),
-                Err(error) => Err(error),
+                Ok(None) if self.creates_topics => self.creator.create(&topic).and_then(|_| {
+                    let created = topics::look_up(client.client(), &topic, ASK)?;
+                    let not_yet = || {
+                        BrokerError::Transient(format!("topic `{topic}` was created and is not there yet"))
+                    };
+                    created.ok_or_else(not_yet).map(Some)
+                }),
+                found => found,
             };
             let refused = match found {
-                Ok(true) => {
-                    self.know(&topic);
+                Ok(Some(layout)) => {
+                    if !topics::is_led(client.client(), &topic, layout.partitions, ASK) {
+                        foreign::debug!(
+                            topic = &*topic,
+                            "the topic's leaders do not know it yet; trying again"
+                        );
+                        return false;
+                    }
+                    self.shared.known.lock().insert(topic);
                     self.give();
                     continue;
                 }
@@ -268,7 +277,7 @@ impl Producer {
                     foreign::debug!(reason, "a topic could not be looked up; trying again");
                     return false;
                 }
-                Ok(false) => no_such_topic(&topic),
+                Ok(None) => no_such_topic(&topic),
                 Err(error) => error.to_string(),
             };
             // All of it that waits is refused alike; publishes to other topics go on.

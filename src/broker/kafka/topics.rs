@@ -8,9 +8,11 @@ use crate::foreign;
 use crate::wait::block_on_timeout;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::bindings::rd_kafka_offsets_for_times;
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::FromClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
 /// What a topic is made of.
@@ -45,6 +47,37 @@ pub(super) fn look_up<C: ClientContext>(
         return Err(BrokerError::Transient(format!("topic `{topic}` has no partitions yet")));
     }
     Ok(Some(Layout { partitions: found.partitions().len() as u32, replicas }))
+}
+
+/// Whether no leader of the topic's partitions says that it is none yet.
+///
+/// Leaders are named before they know it themselves. One that refuses a producer's first batch and takes the second, out
+/// of the producer's order, has the client take the first for stored too: so none is sent before. A leader that does not
+/// answer within the limit holds up no publish to the others.
+pub(super) fn is_led<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partitions: u32,
+    limit: Duration,
+) -> bool {
+    let mut ends = TopicPartitionList::with_capacity(partitions as usize);
+    for partition in 0..partitions {
+        ends.add_partition(topic, partition.cast_signed());
+    }
+    // Cannot fail: it is a place that lists of partitions may have. As a time, which is what is asked for, it is the end.
+    if ends.set_all_offsets(Offset::End).is_err() {
+        return true;
+    }
+    // By hand, since the crate gives the question only to consumers.
+    // SAFETY: client and list live longer than the call, which takes the list's places for times and writes over them.
+    let code =
+        unsafe { rd_kafka_offsets_for_times(client.native_ptr(), ends.ptr(), limit.as_millis() as i32) };
+    !matches!(
+        RDKafkaErrorCode::from(code),
+        RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::ReplicaNotAvailable
+    )
 }
 
 /// Creates topics as the configuration says.
