@@ -5,7 +5,7 @@ use crate::delivery::Assignment;
 use crate::envelope::{Envelope, Parsed};
 use crate::observe::health::Place;
 use crate::record::Headers;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::wait::Cancellation;
 use std::fmt;
 use std::time::{Instant, SystemTime};
@@ -42,7 +42,8 @@ pub(crate) struct Arrived {
     record: FetchedRecord,
     redeliveries: u32,
     aggregate: Aggregate,
-    envelope: Option<Parsed>,
+    /// Set before the first attempt, if it is one.
+    envelope: OnceLock<Parsed>,
 }
 
 /// The assignment that a record came by.
@@ -65,13 +66,12 @@ pub(crate) enum Aggregate {
 }
 
 impl Arrived {
-    pub(crate) fn new(
-        owner: Owner,
-        fetched: Fetched,
-        aggregate: Aggregate,
-        envelope: Option<Parsed>,
-    ) -> Self {
+    pub(crate) fn new(owner: Owner, fetched: Fetched, aggregate: Aggregate, parsed: Option<Parsed>) -> Self {
         let Fetched { offset, record, redeliveries, .. } = fetched;
+        let envelope = OnceLock::new();
+        if let Some(parsed) = parsed {
+            let _ = envelope.set(parsed);
+        }
         Self { owner, offset, record, redeliveries, aggregate, envelope }
     }
 
@@ -100,6 +100,12 @@ impl Event {
     pub(crate) fn begin_attempt(&mut self, deadline: Option<Instant>) {
         self.attempt = self.attempt.saturating_add(1);
         self.deadline = deadline;
+    }
+
+    /// What its bytes are, where that was not looked for before it came to its worker.
+    pub(crate) fn set_envelope(&self, parsed: Parsed) {
+        let is_first = self.inner().envelope.set(parsed).is_ok();
+        debug_assert!(is_first, "a record is parsed once");
     }
 
     pub(crate) fn assignment(&self) -> &Assignment {
@@ -152,7 +158,7 @@ impl Event {
     pub fn aggregate_id(&self) -> Option<&str> {
         match &self.inner().aggregate {
             Aggregate::None => None,
-            Aggregate::Envelope => Some(self.inner().envelope.as_ref()?.aggregate_id(self.value())),
+            Aggregate::Envelope => Some(self.inner().envelope.get()?.aggregate_id(self.value())),
             Aggregate::Key => std::str::from_utf8(self.key()?).ok(),
             Aggregate::Text(text) => Some(text),
         }
@@ -194,12 +200,12 @@ impl Event {
 
     /// Whether the record is an Envelope.
     pub fn is_envelope(&self) -> bool {
-        self.inner().envelope.is_some()
+        self.inner().envelope.get().is_some()
     }
 
     /// The Envelope that the record is, borrowed from its bytes; parsed once, before the handler.
     pub fn envelope(&self) -> Option<Envelope<'_>> {
-        Some(self.inner().envelope.as_ref()?.view(self.value()))
+        Some(self.inner().envelope.get()?.view(self.value()))
     }
 
     pub(crate) fn record(&self) -> &FetchedRecord {

@@ -65,7 +65,8 @@ impl Headers {
 
     /// The value of the first header of this name, in any case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        let is_it = |n: &str| n.len() == name.len() && (n == name || n.eq_ignore_ascii_case(name));
+        self.iter().find(|(n, _)| is_it(n)).map(|(_, v)| v)
     }
 
     /// All headers in their order.

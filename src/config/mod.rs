@@ -102,7 +102,7 @@ pub struct SubscriptionConfig {
     #[serde(serialize_with = "duration_text")]
     pub drain_timeout: Duration,
     /// How often a position that moved is committed; 1 ms to 1 h, default none: as the backend does best, which is at
-    /// each turn in memory and every 200 ms where a commit is a round trip.
+    /// each turn in memory, and every 20 ms on Kafka, or less often where its answers take more than a millisecond.
     #[serde(serialize_with = "interval_text")]
     pub commit_interval: Option<Duration>,
     /// A blocking handler that runs longer shows in health; 1 ms to 24 h, default 30 s.

@@ -12,7 +12,7 @@ mod timestamp;
 pub(crate) use aggregate_id::check_aggregate_id;
 pub use error::{EnvelopeError, EnvelopeErrorKind};
 pub use parse::Limits;
-pub(crate) use parse::{Parsed, parse_spans};
+pub(crate) use parse::{Parsed, begins_with_aggregate, parse_spans};
 pub use timestamp::{Timestamp, TimestampError};
 
 use error::EnvelopeErrorKind as Kind;

@@ -1,7 +1,8 @@
 //! Records on their way from the broker to the pool, made into deliveries a lot at a time.
 
+use super::next::Next;
 use super::prepare::Prepared;
-use super::runner::{Delivery, Next};
+use super::runner::Delivery;
 use crate::broker::Fetched;
 use crate::delivery::Assignment;
 use crate::delivery::partitions::Token;

@@ -3,8 +3,9 @@
 
 use super::arrivals::Arrivals;
 use super::commands::{Command, Commands, Drain};
-use super::prepare::{Rules, prepare};
-use super::runner::{Delivery, Invoke, Next, Runner};
+use super::next::Next;
+use super::prepare::prepare;
+use super::runner::{Delivery, Invoke, Runner};
 use super::shared::{End, Shared, Verdict};
 use super::timers::{Extent, Outstanding, Timers};
 use super::waiting::Waiting;
@@ -108,7 +109,6 @@ pub(crate) struct Setup {
     pub(crate) pool: Pool<Delivery>,
     pub(crate) commands: Arc<Commands>,
     pub(crate) bounds: Bounds,
-    pub(crate) rules: Rules,
 }
 
 /// The limits of a subscription.
@@ -365,12 +365,17 @@ impl<I: Invoke> Intake<I> {
             ownership.settled();
             self.settle(id, token, bytes);
         }
-        let mut prepared = prepare(&self.setup.rules, &fetched.record, fetched.subject.as_deref());
         let assignment = &self.assigned[slot.index()].assignment;
         let shared = &self.setup.shared;
+        let redeliveries = fetched.redeliveries;
+        let is_used_up = shared.rules.takes_envelopes
+            && shared.broker.capabilities().counts_deliveries
+            && is_used_up(&shared.policy, redeliveries);
+        let subject = fetched.subject.as_deref();
+        let mut prepared = prepare(&shared.rules, &fetched.record, bytes, subject, is_used_up);
         let key = prepared.key.unwrap_or_else(|| {
             self.tally.without_aggregate += 1;
-            if shared.takes_envelopes {
+            if shared.rules.takes_envelopes {
                 foreign::warn!(
                     topic = &*assignment.topic,
                     partition = id.partition,
@@ -381,12 +386,7 @@ impl<I: Invoke> Intake<I> {
             }
             self.round_robin.next_key()
         });
-        let redeliveries = fetched.redeliveries;
-        if prepared.next == Next::Attempt
-            && shared.takes_envelopes
-            && shared.broker.capabilities().counts_deliveries
-            && is_used_up(&shared.policy, redeliveries)
-        {
+        if prepared.next == Next::Attempt && is_used_up {
             prepared.next = Next::GiveUp { redeliveries };
         }
         self.arrivals.push(assignment, fetched, (key, prepared), token, bytes, &mut self.batch);

@@ -131,12 +131,7 @@ impl<K> SubscriptionBuilder<K> {
         let last_word = LastWord { shared: shared.clone(), commands: commands.clone(), pool: pool.clone() };
         let running = core.clone();
         let bounds = self.bounds(&**broker);
-        let rules = Rules {
-            route: self.route,
-            max_record_bytes: self.settings.max_record_bytes,
-            takes_envelopes: self.takes_envelopes,
-        };
-        let setup = Setup { shared, consumer, topics: spec.topics, pool, commands, bounds, rules };
+        let setup = Setup { shared, consumer, topics: spec.topics, pool, commands, bounds };
         let mut start = Some((setup, direct));
         let mut run = move || {
             let (setup, direct) = start.take().expect("a thread runs once");
@@ -162,7 +157,11 @@ impl<K> SubscriptionBuilder<K> {
         Arc::new(Shared {
             group: group.clone(),
             system: broker.system(),
-            takes_envelopes: self.takes_envelopes,
+            rules: Rules {
+                route: self.route.clone(),
+                max_record_bytes: self.settings.max_record_bytes,
+                takes_envelopes: self.takes_envelopes,
+            },
             settles_first: self.is_at_most_once,
             policy: self.policy.clone(),
             broker: broker.clone(),

@@ -1,8 +1,8 @@
 //! What a record is: its Envelope, its aggregate and with it its key. A function of bytes, limits and route.
 
-use super::runner::Next;
+use super::next::Next;
 use crate::broker::FetchedRecord;
-use crate::envelope::{self, Limits, Parsed};
+use crate::envelope::{Envelope, Limits, Parsed, begins_with_aggregate, parse_spans};
 use crate::event::Aggregate;
 use crate::foreign;
 use crate::pool::Key;
@@ -26,54 +26,107 @@ pub(super) struct Prepared {
     pub(super) next: Next,
 }
 
-/// Parses and routes a record.
-pub(super) fn prepare(rules: &Rules, record: &FetchedRecord, subject: Option<&[u8]>) -> Prepared {
-    let (bytes, limit) = (record.size(), rules.max_record_bytes);
-    let parsed = if bytes > limit {
-        Err(format!("the record has {bytes} bytes; at most {limit} are accepted"))
-    } else if rules.takes_envelopes || looks_like_envelope(record.value()) {
-        let limits = Limits { max_bytes: limit, ..Limits::default() };
-        envelope::parse_spans(record.value(), &limits).map_err(|error| format!("no valid Envelope: {error}"))
-    } else {
-        Err(String::new())
-    };
+/// Routes a record of so many bytes, and parses it where its aggregate is not known without. With `is_parsed` it is parsed in any case;
+/// else its worker does, so that the one thread that all records pass has little to do for each.
+pub(super) fn prepare(
+    rules: &Rules,
+    record: &FetchedRecord,
+    bytes: usize,
+    subject: Option<&[u8]>,
+    is_parsed: bool,
+) -> Prepared {
     let view = RecordView {
-        envelope_aggregate_id: parsed.as_ref().ok().map(|(parsed, text)| parsed.aggregate_id_in(text)),
         key: record.key(),
         headers: record.headers(),
         subject: subject.and_then(|subject| std::str::from_utf8(subject).ok()),
         value: record.value(),
+        envelope_aggregate_id: None,
     };
+    let is_short = bytes <= rules.max_record_bytes;
+    if let Some(routing) = find_unparsed(&rules.route, view).filter(|_| is_short && !is_parsed) {
+        let next = if rules.may_be_envelope(record) { Next::Parse } else { Next::Attempt };
+        return Prepared::new(routing, next);
+    }
+    let (envelope, unhandleable) = match parse(rules, record, bytes) {
+        Ok(envelope) => (envelope, None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let envelope_aggregate_id = envelope.as_ref().map(|envelope| envelope.aggregate_id(record.value()));
+    let view = RecordView { envelope_aggregate_id, ..view };
     // A route may be foreign code. Its panic is the record's failure: without its aggregate it must not run.
-    let (routing, panicked) = match foreign::call(|| rules.route.find(view)) {
+    let (routing, unroutable) = match foreign::call(|| rules.route.find(view)) {
         Ok(routing) => (routing, None),
-        Err(message) => (Routing::Invalid(Source::Function), Some(message)),
-    };
-    let (key, aggregate, invalid) = match routing {
-        Routing::Aggregate { id, source } => {
-            let key = Key::of(id.as_bytes());
-            let aggregate = match source {
-                Source::Envelope => Aggregate::Envelope,
-                Source::Key => Aggregate::Key,
-                Source::Header | Source::Subject | Source::Function => Aggregate::Text(id.into()),
-            };
-            (Some(key), aggregate, None)
-        }
-        Routing::Invalid(source) => (None, Aggregate::None, Some(source)),
-        Routing::Absent => (None, Aggregate::None, None),
-    };
-    let (envelope, next) = match (panicked, parsed) {
-        (Some(message), parsed) => {
+        Err(message) => {
             let reason = format!("the function that routes it panicked: {message}");
-            (parsed.ok().map(|(parsed, _)| parsed), Next::Unhandleable(reason.into()))
+            (Routing::Invalid(Source::Function), Some(reason))
         }
-        (None, Ok((parsed, _))) => (Some(parsed), Next::Attempt),
-        (None, Err(reason)) if rules.takes_envelopes || bytes > limit => {
-            (None, Next::Unhandleable(reason.into()))
-        }
-        (None, Err(_)) => (None, Next::Attempt),
     };
-    Prepared { key, aggregate, invalid, envelope, next }
+    let reason = unroutable.or(unhandleable);
+    let next = reason.map_or(Next::Attempt, |reason| Next::Unhandleable(reason.into()));
+    let routed = Prepared::new(routing, next);
+    Prepared { envelope, ..routed }
+}
+
+/// What the route finds, if that is the same whether the bytes are a valid Envelope or not. The key and the header of
+/// what is published as an Envelope are its aggregate id.
+fn find_unparsed<'a>(route: &Route, record: RecordView<'a>) -> Option<Routing<'a>> {
+    match route {
+        Route::Key | Route::Header(_) | Route::Subject(_) | Route::RoundRobin => Some(route.find(record)),
+        Route::Envelope | Route::With(_) => None,
+        Route::Auto => {
+            let key = record.key.filter(|key| begins_with_aggregate(record.value, key))?;
+            let header = record.headers.get(Envelope::AGGREGATE_ID_HEADER);
+            let found = Route::Key.find(record);
+            let is_alike =
+                header.is_none_or(|header| header == key) && matches!(found, Routing::Aggregate { .. });
+            is_alike.then_some(found)
+        }
+    }
+}
+
+/// The Envelope that a record is; none: it is none and need not be.
+///
+/// # Errors
+/// Why no handler may see it.
+pub(super) fn parse(rules: &Rules, record: &FetchedRecord, bytes: usize) -> Result<Option<Parsed>, String> {
+    let limit = rules.max_record_bytes;
+    if bytes > limit {
+        return Err(format!("the record has {bytes} bytes; at most {limit} are accepted"));
+    }
+    if !rules.may_be_envelope(record) {
+        return Ok(None);
+    }
+    let limits = Limits { max_bytes: limit, ..Limits::default() };
+    match parse_spans(record.value(), &limits) {
+        Ok(parsed) => Ok(Some(parsed)),
+        Err(error) if rules.takes_envelopes => Err(format!("no valid Envelope: {error}")),
+        Err(_) => Ok(None),
+    }
+}
+
+impl Rules {
+    fn may_be_envelope(&self, record: &FetchedRecord) -> bool {
+        self.takes_envelopes || looks_like_envelope(record.value())
+    }
+}
+
+impl Prepared {
+    fn new(routing: Routing<'_>, next: Next) -> Self {
+        let (key, aggregate, invalid) = match routing {
+            Routing::Aggregate { id, source } => {
+                let key = Key::of(id.as_bytes());
+                let aggregate = match source {
+                    Source::Envelope => Aggregate::Envelope,
+                    Source::Key => Aggregate::Key,
+                    Source::Header | Source::Subject | Source::Function => Aggregate::Text(id.into()),
+                };
+                (Some(key), aggregate, None)
+            }
+            Routing::Invalid(source) => (None, Aggregate::None, Some(source)),
+            Routing::Absent => (None, Aggregate::None, None),
+        };
+        Self { key, aggregate, invalid, envelope: None, next }
+    }
 }
 
 #[cfg(test)]
@@ -81,10 +134,12 @@ mod tests {
     use super::*;
     use crate::record::Record;
     use crate::sync::Arc;
+    use proptest::prelude::*;
 
     fn prepared(route: Route, takes_envelopes: bool, record: Record) -> Prepared {
         let rules = Rules { route, max_record_bytes: 300, takes_envelopes };
-        prepare(&rules, &FetchedRecord::Own(record), Some(b"orders.by-subject"))
+        let record = FetchedRecord::Own(record);
+        prepare(&rules, &record, record.size(), Some(b"orders.by-subject"), true)
     }
 
     fn an_envelope() -> Record {
@@ -126,5 +181,78 @@ mod tests {
         let route = Route::With(Arc::new(|_| panic!("planted: a route")));
         let found = prepared(route, false, Record::new("paid"));
         assert!(matches!(found.next, Next::Unhandleable(why) if why.contains("planted: a route")));
+    }
+
+    /// What the intake and the worker make of a record together.
+    fn in_two_steps(rules: &Rules, record: &FetchedRecord) -> Prepared {
+        let mut found = prepare(rules, record, record.size(), Some(b"orders.by-subject"), false);
+        if found.next == Next::Parse {
+            (found.envelope, found.next) = match parse(rules, record, record.size()) {
+                Ok(envelope) => (envelope, Next::Attempt),
+                Err(reason) => (None, Next::Unhandleable(reason.into())),
+            };
+        }
+        found
+    }
+
+    fn told(found: &Prepared, record: &FetchedRecord) -> (Option<Key>, Option<Source>, Next, Option<String>) {
+        let id = found.envelope.as_ref().map(|envelope| envelope.aggregate_id(record.value()).to_owned());
+        (found.key, found.invalid, found.next.clone(), id)
+    }
+
+    fn records() -> impl Strategy<Value = Record> {
+        let id = || prop_oneof![Just("order-1"), Just("order-2"), Just("no id")];
+        let value = prop_oneof![
+            4 => id().prop_map(|id| format!(r#"{{"event_id":"e","aggregate_id":"{id}","event_type":"t","event_version":1,"timestamp":"2026-01-01T00:00:00Z","payload":1}}"#)),
+            // Behind an escaped quote in the event's id, there twice, cut off.
+            1 => id().prop_map(|id| format!(r#"{{"event_id":"e\",\"aggregate_id\":\"{id}","aggregate_id":"order-1","event_type":"t","event_version":1,"timestamp":"2026-01-01T00:00:00Z","payload":1}}"#)),
+            1 => id().prop_map(|id| format!(r#"{{"event_id":"e\","aggregate_id":"{id}","aggregate_id":"order-1"}}"#)),
+            1 => id().prop_map(|id| format!(r#"{{"event_id":"e","aggregate_id":"{id}","aggregate_id":"order-1","event_type":"t","event_version":1,"timestamp":"2026-01-01T00:00:00Z","payload":1}}"#)),
+            1 => id().prop_map(|id| format!(r#"{{"event_id":"e","aggregate_id":"{id}","event_type"#)),
+            1 => Just("paid".to_owned()),
+        ];
+        let (key, header) = (proptest::option::of(id()), proptest::option::of(id()));
+        (value, key, header).prop_map(|(value, key, header)| {
+            let mut record = Record::new(value);
+            if let Some(key) = key {
+                record = record.with_key(key);
+            }
+            match header {
+                Some(header) => record.with_header(Envelope::AGGREGATE_ID_HEADER, header),
+                None => record,
+            }
+        })
+    }
+
+    fn routes() -> impl Strategy<Value = Route> {
+        let header = Route::Header(Envelope::AGGREGATE_ID_HEADER.to_owned());
+        proptest::sample::select(vec![
+            Route::Auto,
+            Route::Auto,
+            Route::Envelope,
+            Route::Key,
+            Route::Subject(1),
+            header,
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn who_parses_a_record_changes_nothing(record in records(), route in routes(), takes_envelopes in any::<bool>()) {
+            let rules = Rules { route, max_record_bytes: 300, takes_envelopes };
+            let record = FetchedRecord::Own(record);
+            let at_once = prepare(&rules, &record, record.size(), Some(b"orders.by-subject"), true);
+            prop_assert_ne!(&at_once.next, &Next::Parse);
+            let found = in_two_steps(&rules, &record);
+            prop_assert_eq!(told(&found, &record), told(&at_once, &record));
+        }
+    }
+
+    #[test]
+    fn what_is_published_as_an_envelope_is_parsed_by_its_worker() {
+        let rules = Rules { route: Route::Auto, max_record_bytes: 300, takes_envelopes: true };
+        let record = FetchedRecord::Own(an_envelope());
+        let found = prepare(&rules, &record, record.size(), None, false);
+        assert_eq!((found.key, found.next), (Some(Key::of("order-42")), Next::Parse));
     }
 }

@@ -2,6 +2,8 @@
 //! ended.
 
 use super::doing::{Doing, Watch};
+use super::next::Next;
+use super::prepare::parse;
 use super::shared::{End, Failing, Shared, Verdict};
 use crate::delivery::dead_letter::DeadRecord;
 use crate::delivery::partitions::Token;
@@ -36,25 +38,6 @@ pub(crate) struct Delivery {
     pub(crate) failure: Option<Box<Failure>>,
     /// Its verdict was given.
     pub(crate) is_over: bool,
-}
-
-/// What happens to a record when its turn comes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Next {
-    Attempt,
-    /// No handler may see it, for this reason: its bytes are no valid Envelope, or it is too long.
-    Unhandleable(Box<str>),
-    /// It is given up without another attempt: it was handed out so often before.
-    GiveUp {
-        redeliveries: u32,
-    },
-    /// Its dead letter is written to this topic; so many tries have failed.
-    DeadLetter {
-        topic: Arc<str>,
-        tries: u32,
-    },
-    /// An operator gave it up.
-    Skip,
 }
 
 /// The three kinds of handlers, as a worker calls them.
@@ -231,7 +214,7 @@ impl<I: Invoke> Runner<I> {
     fn failed(&mut self, job: &mut Delivery, failure: Failure, now: Instant) -> Outcome<Leased<I::Future>> {
         self.tally.failed += 1;
         let (event, attempts) = (&job.event, job.event.attempt());
-        if !self.shared.takes_envelopes {
+        if !self.shared.rules.takes_envelopes {
             foreign::warn!(
                 topic = event.topic(),
                 partition = event.partition(),
@@ -410,8 +393,18 @@ impl<I: Invoke> Handler for Runner<I> {
         if assignment.is_stopping() && (!settles_first || assignment.cancellation.is_cancelled()) {
             return self.returned(job);
         }
+        if job.next == Next::Parse {
+            job.next = match parse(&self.shared.rules, job.event.record(), job.bytes) {
+                Ok(parsed) => {
+                    parsed.into_iter().for_each(|parsed| job.event.set_envelope(parsed));
+                    Next::Attempt
+                }
+                Err(reason) => Next::Unhandleable(reason.into()),
+            };
+        }
         match &job.next {
             Next::Attempt => self.attempt(job, now),
+            Next::Parse => unreachable!("parsed above"),
             Next::DeadLetter { .. } => self.write_dead_letter(job),
             Next::Unhandleable(reason) => {
                 let failure = Failure::Undecodable(reason.to_string());

@@ -1,6 +1,7 @@
 //! What the intake of a subscription, its workers and its handle share.
 
 use super::doing::{Doing, Running};
+use super::prepare::Rules;
 use super::waits::Waits;
 use crate::broker::Broker;
 use crate::delivery::Partition;
@@ -55,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) group: Arc<str>,
     /// `messaging.system` of spans.
     pub(crate) system: &'static str,
-    pub(crate) takes_envelopes: bool,
+    pub(crate) rules: Rules,
     /// At most once: a record is settled before its handler starts.
     pub(crate) settles_first: bool,
     pub(crate) policy: FailurePolicy,

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 /// Topic and partition.
 pub(super) type TopicPartition = (u32, u32);
 
+/// How long commits rest at most behind one that took long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a commit rests that the group could not take just now.
 const REST: Duration = Duration::from_millis(50);
 /// For how long that is no failure.
@@ -39,6 +41,11 @@ pub(super) struct Commit<W> {
 pub(super) struct Commits<W> {
     wanted: BTreeMap<TopicPartition, Commit<W>>,
     under_way: Option<BTreeMap<TopicPartition, Commit<W>>>,
+    /// When what is under way was begun.
+    begun: Option<Instant>,
+    /// Until then none is begun that nobody waits for: commits are under way for a twentieth of the time at most, so
+    /// that a coordinator with much to do is asked less.
+    pause_until: Option<Instant>,
     /// Answers that are still to come and that nobody needs.
     overtaken: u32,
     failing: BTreeMap<TopicPartition, String>,
@@ -62,6 +69,8 @@ impl<W> Commits<W> {
         Self {
             wanted: BTreeMap::new(),
             under_way: None,
+            begun: None,
+            pause_until: None,
             overtaken: 0,
             failing: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
@@ -116,7 +125,11 @@ impl<W> Commits<W> {
     /// When there is something to commit.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let is_wanted = !self.wanted.is_empty() && self.under_way.is_none();
-        is_wanted.then(|| self.rest_until.unwrap_or(now))
+        let is_awaited = || self.wanted.values().any(|commit| !commit.waiters.is_empty());
+        is_wanted.then(|| {
+            let pause_until = self.pause_until.filter(|until| *until > now && !is_awaited());
+            [self.rest_until, pause_until].into_iter().flatten().fold(now, Instant::max)
+        })
     }
 
     /// Whether all that was wanted has its answer.
@@ -128,6 +141,7 @@ impl<W> Commits<W> {
     pub(super) fn begin(&mut self, now: Instant) -> Option<&BTreeMap<TopicPartition, Commit<W>>> {
         self.due(now).filter(|due| *due <= now)?;
         self.rest_until = None;
+        self.begun = Some(now);
         self.under_way = Some(std::mem::take(&mut self.wanted));
         self.under_way.as_ref()
     }
@@ -169,6 +183,8 @@ impl<W> Commits<W> {
     ) -> CommitReport<W> {
         let mut report = CommitReport { told: Vec::new(), failed: Vec::new(), has_committed: false };
         let mut again = BTreeMap::new();
+        let took = self.begun.take().map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        self.pause_until = Some(now + (19 * took).min(LONGEST_PAUSE));
         for (place, commit) in self.under_way.take().unwrap_or_default() {
             match answer(place) {
                 Answer::Committed => {
@@ -354,10 +370,27 @@ mod tests {
         assert!(commits.answered(|_| Answer::Committed, now + PATIENCE).has_committed);
         assert!(commits.wants((0, 1)));
         assert_eq!(commits.want((0, 1), 7, String::new(), None, now + PATIENCE), None);
-        commits.begin(now + PATIENCE);
+        commits.begin(now + PATIENCE + LONGEST_PAUSE);
         assert!(commits.wants((0, 1)));
-        commits.answered(|_| Answer::Committed, now + PATIENCE);
+        commits.answered(|_| Answer::Committed, now + PATIENCE + LONGEST_PAUSE);
         assert!(!commits.wants((0, 1)));
+    }
+
+    #[test]
+    fn a_coordinator_that_takes_long_is_asked_less_unless_somebody_waits() {
+        let (mut commits, now, ms) = (Commits::new(), Instant::now(), Duration::from_millis(1));
+        commits.want((0, 1), 5, String::new(), None, now);
+        commits.begin(now);
+        commits.answered(|_| Answer::Committed, now + ms);
+        commits.want((0, 1), 6, String::new(), None, now + ms);
+        assert_eq!(commits.due(now + ms), Some(now + 20 * ms));
+        assert!(commits.begin(now + 19 * ms).is_none() && commits.begin(now + 20 * ms).is_some());
+        let long = now + Duration::from_secs(1);
+        commits.answered(|_| Answer::Committed, long);
+        commits.want((0, 1), 7, String::new(), None, long);
+        assert_eq!(commits.due(long), Some(long + LONGEST_PAUSE));
+        commits.want((0, 1), 8, String::new(), Some(()), long);
+        assert_eq!(commits.due(long), Some(long));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// What the subscription needs beyond its drain timeout to let a partition go: to cancel, and to commit.
@@ -73,6 +74,7 @@ impl Own {
     }
 
     fn take(&mut self, places: &[TopicPartition]) -> Vec<Assigned> {
+        let places: BTreeSet<_> = places.iter().collect();
         let of = |p: &Partition| (p.topic, p.partition);
         let taken = self.assigned.extract_if(.., |a| places.contains(&of(&a.partition))).collect();
         self.changed();
@@ -122,14 +124,13 @@ impl ConsumerContext for Group {
         if !state.commits.is_expected() {
             return;
         }
-        let answers: Vec<(TopicPartition, KafkaResult<()>)> = list
+        let answers: BTreeMap<TopicPartition, KafkaResult<()>> = list
             .elements()
             .iter()
             .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
             .collect();
         let answer = |place| {
-            let own =
-                answers.iter().find(|(of, _)| *of == place).and_then(|(_, answer)| answer.as_ref().err());
+            let own = answers.get(&place).and_then(|answer| answer.as_ref().err());
             let failed = own.or(result.as_ref().err());
             failed.map_or(Answer::Committed, failed_commit)
         };
@@ -191,10 +192,11 @@ impl Group {
     /// Partitions come: finds where each begins, and has the client fetch from there.
     fn assign(&self, client: &Client, list: &TopicPartitionList) {
         // Without positions nothing of it is taken in, which only happens when it is lost or the end is near.
-        let positions = self.positions(client, list).unwrap_or_default();
+        let positions: BTreeMap<_, _> =
+            self.positions(client, list).unwrap_or_default().into_iter().collect();
         for mut element in list.elements() {
             let place = self.place(element.topic(), element.partition());
-            if let Some((_, position)) = positions.iter().find(|(of, _)| Some(*of) == place) {
+            if let Some(position) = place.and_then(|place| positions.get(&place)) {
                 let offset = Offset::Offset(position.watermark.cast_signed());
                 element.set_offset(offset).expect("an offset is not negative");
             }

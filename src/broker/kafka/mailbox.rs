@@ -4,7 +4,8 @@
 
 use crate::broker::kafka::flow::Room;
 use crate::broker::{Budget, Fetched, Partition, Polled, Position};
-use std::collections::VecDeque;
+use foldhash::fast::RandomState;
+use std::collections::{HashMap, VecDeque};
 
 #[derive(Debug)]
 pub(super) struct Mailbox {
@@ -12,8 +13,11 @@ pub(super) struct Mailbox {
     /// What is told before any record.
     news: VecDeque<Polled>,
     held: Vec<PartitionQueue>,
-    /// Where the next hand-out begins, so that a partition with much to give does not starve the others.
-    first: usize,
+    /// Where a partition is in `held`.
+    index: HashMap<Partition, usize, RandomState>,
+    /// Those of which records wait, paused or not, in the order of their turns: one that has much to give does not
+    /// starve the others.
+    turns: VecDeque<Partition>,
     records: usize,
     bytes: usize,
 }
@@ -29,11 +33,20 @@ struct PartitionQueue {
 
 impl Mailbox {
     pub(super) fn new(bound: Budget) -> Self {
-        Self { bound, news: VecDeque::new(), held: Vec::new(), first: 0, records: 0, bytes: 0 }
+        Self {
+            bound,
+            news: VecDeque::new(),
+            held: Vec::new(),
+            index: HashMap::default(),
+            turns: VecDeque::new(),
+            records: 0,
+            bytes: 0,
+        }
     }
 
     pub(super) fn assign(&mut self, partition: Partition, position: Position) {
         self.news.push_back(Polled::Assigned(partition, position));
+        self.index.insert(partition, self.held.len());
         self.held.push(PartitionQueue {
             partition,
             queue: VecDeque::new(),
@@ -77,6 +90,10 @@ impl Mailbox {
         let Some(index) = self.index(partition) else { return false };
         self.empty(index);
         self.held.swap_remove(index);
+        self.index.remove(&partition);
+        if let Some(moved) = self.held.get(index) {
+            self.index.insert(moved.partition, index);
+        }
         true
     }
 
@@ -110,7 +127,11 @@ impl Mailbox {
         let Some(index) = self.index(fetched.partition).filter(|index| !self.held[*index].is_revoked) else {
             return;
         };
-        self.held[index].queue.push_back((fetched, bytes));
+        let queue = &mut self.held[index].queue;
+        if queue.is_empty() {
+            self.turns.push_back(fetched.partition);
+        }
+        queue.push_back((fetched, bytes));
         self.records += 1;
         self.bytes += bytes;
     }
@@ -134,21 +155,21 @@ impl Mailbox {
     /// is one. Whether it handed out a record.
     pub(super) fn take(&mut self, budget: Budget, out: &mut Vec<Polled>) -> bool {
         out.extend(self.news.drain(..));
-        let mut left = budget;
-        if self.held.is_empty() || left.records == 0 {
-            return false;
-        }
-        self.first = (self.first + 1) % self.held.len();
-        let mut has_found = false;
-        for index in (self.first..self.held.len()).chain(0..self.first) {
-            let held = &mut self.held[index];
-            if held.is_paused {
-                continue;
+        let (mut left, mut has_found) = (budget, false);
+        // Each that has records has one turn; what it has left is behind the others then.
+        for _ in 0..self.turns.len() {
+            if left.records == 0 {
+                break;
             }
-            while left.records > 0 {
+            let Some(partition) = self.turns.pop_front() else { break };
+            let Some(index) = self.index(partition) else { continue };
+            let held = &mut self.held[index];
+            let mut is_over = false;
+            while left.records > 0 && !held.is_paused {
                 let Some((_, bytes)) = held.queue.front() else { break };
-                if *bytes > left.bytes && has_found {
-                    return true;
+                is_over = *bytes > left.bytes && has_found;
+                if is_over {
+                    break;
                 }
                 let (fetched, bytes) = held.queue.pop_front().expect("just seen");
                 self.records -= 1;
@@ -158,12 +179,18 @@ impl Mailbox {
                 has_found = true;
                 out.push(Polled::Record(fetched));
             }
+            if !held.queue.is_empty() {
+                self.turns.push_back(partition);
+            }
+            if is_over {
+                break;
+            }
         }
         has_found
     }
 
     fn index(&self, partition: Partition) -> Option<usize> {
-        self.held.iter().position(|held| held.partition == partition)
+        self.index.get(&partition).copied()
     }
 
     fn empty(&mut self, index: usize) {
@@ -171,6 +198,8 @@ impl Mailbox {
             self.records -= 1;
             self.bytes -= bytes;
         }
+        let partition = self.held[index].partition;
+        self.turns.retain(|waits| *waits != partition);
     }
 }
 

@@ -45,8 +45,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 use topics::{Creator, Layout};
 
-/// How often positions are committed where nothing else is said: after a crash, what was handled since comes again.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+/// How often positions are committed where nothing else is said: after a crash, what was handled since comes again. Less
+/// often where the brokers take long to answer.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
 /// How long one look at the connection takes while the first answer is waited for.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long consumers that are still leaving have when the bus is closed.
