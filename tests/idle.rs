@@ -167,6 +167,20 @@ fn a_drain_after_an_error_of_the_broker_costs_no_cpu() {
 }
 
 #[test]
+fn a_close_that_waits_for_an_answer_costs_no_cpu() {
+    let _alone = alone();
+    let broker = MemoryBroker::builder().topic_with("orders", 1).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    broker.faults().pause_deliveries(true);
+    let unanswered = bus.publish("orders", numbered("a", 0));
+    let close = bus.close(Duration::from_secs(60));
+    assert_less(0.02, "a close in an outage");
+    broker.faults().pause_deliveries(false);
+    assert_eq!(close.wait().unacknowledged, 0);
+    unanswered.wait().unwrap();
+}
+
+#[test]
 fn a_record_that_is_due_while_its_subscription_is_paused_costs_no_cpu() {
     let _alone = alone();
     quiet_planted_panics();

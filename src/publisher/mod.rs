@@ -325,7 +325,8 @@ impl Inner {
         let quiet = self.take_quiet(&mut state);
         // ORDERING: Relaxed; see `append_past_the_line`.
         self.is_busy.store(!state.line.is_empty(), Ordering::Relaxed);
-        let is_closing = state.closing.is_some();
+        // A close waits for the last answer; its limit wakes the thread without this.
+        let is_close_over = state.closing.is_some() && state.publishes.is_empty();
         let must_send = !state.is_sending && !state.outbox.is_empty();
         if must_send {
             state.is_sending = true;
@@ -336,7 +337,7 @@ impl Inner {
         readers.into_iter().for_each(Woken::wake);
         flushed.into_iter().for_each(|promise| promise.complete(()));
         quiet.into_iter().for_each(|(promise, sent)| promise.complete(sent));
-        if is_closing {
+        if is_close_over {
             self.wake_thread();
         }
         if must_send {
