@@ -123,6 +123,28 @@ fn each_of_two_that_wait_for_room_gets_in() {
     });
 }
 
+/// If it fails: who waits behind one that was woken for a place and never comes for it, because its task does something
+/// else, waits forever beside that place.
+#[test]
+fn who_waits_behind_one_that_does_not_come_gets_in() {
+    loom::model(|| {
+        let log = Log::new();
+        let (pool, mut worker) = one_worker(1, &log, at_once);
+        pool.try_send(key(1), 1).expect("there is room");
+        let wakes = Arc::new(Wakes::default());
+        let mut does_not_come = pool.send(key(1), 2);
+        let early = Pin::new(&mut does_not_come).poll(&mut Context::from_waker(&wakes.clone().into()));
+        assert!(early.is_pending());
+        let sender = {
+            let pool = pool.clone();
+            thread::spawn(move || block_on(pool.send(key(1), 3)).expect("it is open"))
+        };
+        work_until(&mut worker, || log.len() == 2);
+        sender.join().unwrap();
+        assert_eq!((log.all(), wakes.count()), (vec![End::Handled(1), End::Handled(3)], 1));
+    });
+}
+
 /// If it fails: who waits because of a reservation that came to nothing waits on although there is room, while the
 /// worker is busy with a long job.
 #[test]
