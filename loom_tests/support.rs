@@ -158,6 +158,15 @@ pub(crate) fn work<H: Handler>(worker: &mut Worker<H>) {
     assert!(Life::of(worker).goes_on(worker, Instant::now(), || false));
 }
 
+/// Does this with a pool, on a thread beside the worker.
+pub(crate) fn beside<T: 'static>(
+    pool: &Pool<u32>,
+    does: impl FnOnce(Pool<u32>) -> T + 'static,
+) -> loom::thread::JoinHandle<T> {
+    let pool = pool.clone();
+    loom::thread::spawn(move || does(pool))
+}
+
 /// A key; equal numbers are equal keys.
 pub(crate) fn key(number: u64) -> Key {
     Key::of_number(number)
