@@ -1,6 +1,6 @@
 //! The bound of a lane and those who wait for room: `src/pool/lane.rs`, `src/pool/sending.rs`.
 
-use crate::support::{End, Log, Wakes, at_once, beside, key, one_worker, work_until};
+use crate::support::{End, Life, Log, Wakes, at_once, beside, key, one_worker, work_until};
 use keylane::loom_internals::{Lane, block_on};
 use keylane::pool::{Outcome, SendError, Turn};
 use loom::thread;
@@ -144,11 +144,12 @@ fn a_reservation_that_is_given_back_wakes_who_waited_because_of_it() {
         let sender = beside(&pool, |pool| block_on(pool.send(key(1), 2)).expect("it is open"));
         let is_mine = pool.try_send(key(1), 3).is_ok();
         // One turn, behind which the worker does not come back for long.
-        let _ = worker.step(Instant::now());
+        let now = Instant::now();
+        let _ = worker.step(now);
         let taken = usize::from(other.join().unwrap()) + usize::from(is_mine);
         let over = log.all().into_iter().filter(|end| *end != End::Handled(2)).count();
         if over < taken {
-            work_until(&mut worker, || log.all().contains(&End::Handled(2)));
+            Life::of(&worker).goes_on(&mut worker, now, || log.all().contains(&End::Handled(2)));
         }
         sender.join().unwrap();
     });

@@ -86,8 +86,8 @@ fn a_visit_and_a_close_are_seen_by_a_worker_that_looks_again() {
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// Steps the worker, which spins for long, until `is_enough` says so or it exits.
-fn spin<H: Handler>(worker: &mut Worker<H>, is_enough: impl Fn() -> bool) -> Turn {
-    let (mut looks, now) = (Looks::new(Idle::Spin(LONG)), Instant::now());
+fn spin<H: Handler>(worker: &mut Worker<H>, now: Instant, is_enough: impl Fn() -> bool) -> Turn {
+    let mut looks = Looks::new(Idle::Spin(LONG));
     loop {
         match looks.step(worker, now) {
             Turn::Ran if is_enough() => return Turn::Ran,
@@ -105,7 +105,7 @@ fn a_close_ends_a_worker_that_spins() {
     loom::model(|| {
         let (pool, mut worker) = one_worker(1, &Log::new(), at_once);
         let closer = beside(&pool, |pool| pool.close().wait());
-        assert_eq!(spin(&mut worker, || false), Turn::Exit);
+        assert_eq!(spin(&mut worker, Instant::now(), || false), Turn::Exit);
         closer.join().unwrap();
     });
 }
@@ -118,10 +118,11 @@ fn who_waits_for_room_gets_in_while_a_worker_spins() {
         let (pool, mut worker) =
             one_worker(4, &log, |n, _| if n < 4 { Outcome::Hold } else { Outcome::Done });
         (1..=3).for_each(|n| pool.try_send(key(n.into()), n).expect("there is room"));
-        assert_eq!(worker.step(Instant::now()), Turn::Ran);
+        let now = Instant::now();
+        assert_eq!(worker.step(now), Turn::Ran);
         pool.try_send(key(4), 4).expect("there is room");
         let sender = beside(&pool, |pool| block_on(pool.send(key(5), 5)).expect("it is open"));
-        assert_eq!(spin(&mut worker, || log.len() == 2), Turn::Ran);
+        assert_eq!(spin(&mut worker, now, || log.len() == 2), Turn::Ran);
         sender.join().unwrap();
     });
 }

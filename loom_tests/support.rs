@@ -1,6 +1,9 @@
 //! What the models share: a handler made of a closure, a worker's life on a thread, and a log.
 //!
 //! The log is behind a lock that loom does not see: it orders nothing and adds no interleaving.
+//!
+//! A model asks for the time once and passes it to each step of a worker: what a worker does depends on how long its
+//! last turn took, and loom's runs must be the same each time.
 
 use keylane::loom_internals::Parker;
 use keylane::pool::{Handler, Key, Outcome, Pool, PoolBuilder, Turn, Worker};
