@@ -1,6 +1,6 @@
 //! The bound of a lane and those who wait for room: `src/pool/lane.rs`, `src/pool/sending.rs`.
 
-use crate::support::{End, Log, Wakes, at_once, key, one_worker, work_until};
+use crate::support::{End, Life, Log, Wakes, at_once, beside, key, one_worker, work_until};
 use keylane::loom_internals::{Lane, block_on};
 use keylane::pool::{Outcome, SendError, Turn};
 use loom::thread;
@@ -53,13 +53,10 @@ fn who_comes_to_wait_while_others_are_woken_gets_in() {
         let mut sending = pool.send(key(1), 2);
         assert!(Pin::new(&mut sending).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let sender = thread::spawn(move || block_on(sending).expect("it is open"));
-        let other = {
-            let pool = pool.clone();
-            thread::spawn(move || {
-                // Taken or refused: either way it is only in the way.
-                let _ = pool.try_send(key(1), 3);
-            })
-        };
+        let other = beside(&pool, |pool| {
+            // Taken or refused: either way it is only in the way.
+            let _ = pool.try_send(key(1), 3);
+        });
         work_until(&mut worker, || log.all().contains(&End::Handled(2)));
         sender.join().unwrap();
         other.join().unwrap();
@@ -73,14 +70,11 @@ fn a_place_that_is_free_again_can_be_filled() {
         let log = Log::new();
         let (pool, mut worker) = one_worker(1, &log, at_once);
         pool.try_send(key(1), 1).expect("there is room");
-        let sender = {
-            let pool = pool.clone();
-            thread::spawn(move || {
-                while pool.try_send(key(1), 2).is_err() {
-                    thread::yield_now();
-                }
-            })
-        };
+        let sender = beside(&pool, |pool| {
+            while pool.try_send(key(1), 2).is_err() {
+                thread::yield_now();
+            }
+        });
         work_until(&mut worker, || log.len() == 2);
         sender.join().unwrap();
         assert_eq!(log.all(), [End::Handled(1), End::Handled(2)]);
@@ -93,10 +87,7 @@ fn a_close_ends_the_wait_for_room() {
     loom::model(|| {
         let (pool, worker) = one_worker(1, &Log::new(), at_once);
         pool.try_send(key(1), 1).expect("there is room");
-        let closer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.close().wait())
-        };
+        let closer = beside(&pool, |pool| pool.close().wait());
         assert_eq!(block_on(pool.send(key(1), 2)), Err(SendError::Closed(2)));
         // Which ends it, and so the close.
         drop(worker);
@@ -123,6 +114,25 @@ fn each_of_two_that_wait_for_room_gets_in() {
     });
 }
 
+/// If it fails: who waits behind one that was woken for a place and never comes for it, because its task does something
+/// else, waits forever beside that place.
+#[test]
+fn who_waits_behind_one_that_does_not_come_gets_in() {
+    loom::model(|| {
+        let log = Log::new();
+        let (pool, mut worker) = one_worker(1, &log, at_once);
+        pool.try_send(key(1), 1).expect("there is room");
+        let wakes = Arc::new(Wakes::default());
+        let mut does_not_come = pool.send(key(1), 2);
+        let early = Pin::new(&mut does_not_come).poll(&mut Context::from_waker(&wakes.clone().into()));
+        assert!(early.is_pending());
+        let sender = beside(&pool, |pool| block_on(pool.send(key(1), 3)).expect("it is open"));
+        work_until(&mut worker, || log.len() == 2);
+        sender.join().unwrap();
+        assert_eq!((log.all(), wakes.count()), (vec![End::Handled(1), End::Handled(3)], 1));
+    });
+}
+
 /// If it fails: who waits because of a reservation that came to nothing waits on although there is room, while the
 /// worker is busy with a long job.
 #[test]
@@ -130,21 +140,16 @@ fn a_reservation_that_is_given_back_wakes_who_waited_because_of_it() {
     loom::model(|| {
         let log = Log::new();
         let (pool, mut worker) = one_worker(1, &log, at_once);
-        let other = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 1).is_ok())
-        };
-        let sender = {
-            let pool = pool.clone();
-            thread::spawn(move || block_on(pool.send(key(1), 2)).expect("it is open"))
-        };
+        let other = beside(&pool, |pool| pool.try_send(key(1), 1).is_ok());
+        let sender = beside(&pool, |pool| block_on(pool.send(key(1), 2)).expect("it is open"));
         let is_mine = pool.try_send(key(1), 3).is_ok();
         // One turn, behind which the worker does not come back for long.
-        let _ = worker.step(Instant::now());
+        let now = Instant::now();
+        let _ = worker.step(now);
         let taken = usize::from(other.join().unwrap()) + usize::from(is_mine);
         let over = log.all().into_iter().filter(|end| *end != End::Handled(2)).count();
         if over < taken {
-            work_until(&mut worker, || log.all().contains(&End::Handled(2)));
+            Life::of(&worker).goes_on(&mut worker, now, || log.all().contains(&End::Handled(2)));
         }
         sender.join().unwrap();
     });
@@ -200,10 +205,7 @@ fn who_waits_for_room_gets_in_while_the_worker_is_busy() {
             }
         });
         (1..=2).for_each(|n| pool.try_send(key(n.into()), n).expect("there is room"));
-        let sender = {
-            let pool = pool.clone();
-            thread::spawn(move || block_on(pool.send(key(3), 3)).expect("it is open"))
-        };
+        let sender = beside(&pool, |pool| block_on(pool.send(key(3), 3)).expect("it is open"));
         let now = Instant::now();
         while log.len() < 3 {
             assert_eq!(worker.step(now), Turn::Ran, "it is busy all the time");

@@ -2,7 +2,7 @@
 //!
 //! An adaptive worker looks again after two turns in a row with work. A job that is tried again at once makes two.
 
-use crate::support::{Log, Noting, at_once, key, one_worker, wide_model};
+use crate::support::{Log, Noting, at_once, beside, key, one_worker, wide_model};
 use keylane::Clock;
 use keylane::loom_internals::{Looks, Parker, Promise, block_on, operation};
 use keylane::pool::{Handler, Idle, Outcome, Pool, PoolBuilder, Turn, Worker};
@@ -42,10 +42,7 @@ fn a_job_that_comes_while_a_worker_looks_again_is_handled() {
         };
         let (pool, mut worker) = one_worker(2, &log, retried);
         pool.try_send(key(1), 1).expect("there is room");
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(2), 2).expect("there is room"))
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(2), 2).expect("there is room"));
         let parker = Parker::new();
         worker.set_sleeper(parker.waker().clone());
         let (mut looks, now) = (Looks::new(Idle::default()), Instant::now());
@@ -89,8 +86,8 @@ fn a_visit_and_a_close_are_seen_by_a_worker_that_looks_again() {
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// Steps the worker, which spins for long, until `is_enough` says so or it exits.
-fn spin<H: Handler>(worker: &mut Worker<H>, is_enough: impl Fn() -> bool) -> Turn {
-    let (mut looks, now) = (Looks::new(Idle::Spin(LONG)), Instant::now());
+fn spin<H: Handler>(worker: &mut Worker<H>, now: Instant, is_enough: impl Fn() -> bool) -> Turn {
+    let mut looks = Looks::new(Idle::Spin(LONG));
     loop {
         match looks.step(worker, now) {
             Turn::Ran if is_enough() => return Turn::Ran,
@@ -107,11 +104,8 @@ fn spin<H: Handler>(worker: &mut Worker<H>, is_enough: impl Fn() -> bool) -> Tur
 fn a_close_ends_a_worker_that_spins() {
     loom::model(|| {
         let (pool, mut worker) = one_worker(1, &Log::new(), at_once);
-        let closer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.close().wait())
-        };
-        assert_eq!(spin(&mut worker, || false), Turn::Exit);
+        let closer = beside(&pool, |pool| pool.close().wait());
+        assert_eq!(spin(&mut worker, Instant::now(), || false), Turn::Exit);
         closer.join().unwrap();
     });
 }
@@ -124,13 +118,11 @@ fn who_waits_for_room_gets_in_while_a_worker_spins() {
         let (pool, mut worker) =
             one_worker(4, &log, |n, _| if n < 4 { Outcome::Hold } else { Outcome::Done });
         (1..=3).for_each(|n| pool.try_send(key(n.into()), n).expect("there is room"));
-        assert_eq!(worker.step(Instant::now()), Turn::Ran);
+        let now = Instant::now();
+        assert_eq!(worker.step(now), Turn::Ran);
         pool.try_send(key(4), 4).expect("there is room");
-        let sender = {
-            let pool = pool.clone();
-            thread::spawn(move || block_on(pool.send(key(5), 5)).expect("it is open"))
-        };
-        assert_eq!(spin(&mut worker, || log.len() == 2), Turn::Ran);
+        let sender = beside(&pool, |pool| block_on(pool.send(key(5), 5)).expect("it is open"));
+        assert_eq!(spin(&mut worker, now, || log.len() == 2), Turn::Ran);
         sender.join().unwrap();
     });
 }

@@ -1,6 +1,6 @@
 //! The control word of a lane: submit, park, close and exit (`src/pool/lane.rs`, `src/pool/worker.rs`).
 
-use crate::support::{End, Log, at_once, key, one_worker, work, work_until};
+use crate::support::{End, Log, at_once, beside, key, one_worker, work, work_until};
 use keylane::pool::Outcome;
 use loom::thread;
 use std::panic::resume_unwind;
@@ -11,10 +11,7 @@ fn a_push_wakes_a_parked_worker() {
     loom::model(|| {
         let log = Log::new();
         let (pool, mut worker) = one_worker(2, &log, at_once);
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 1).expect("there is room"))
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(1), 1).expect("there is room"));
         work_until(&mut worker, || log.len() == 1);
         pusher.join().unwrap();
     });
@@ -42,10 +39,7 @@ fn two_pushes_wake_a_parked_worker() {
 fn a_close_wakes_a_parked_worker() {
     loom::model(|| {
         let (pool, mut worker) = one_worker(1, &Log::new(), at_once);
-        let closer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.close().wait())
-        };
+        let closer = beside(&pool, |pool| pool.close().wait());
         work(&mut worker);
         closer.join().unwrap();
     });
@@ -57,14 +51,8 @@ fn a_job_is_accepted_exactly_if_it_is_handled() {
     loom::model(|| {
         let log = Log::new();
         let (pool, mut worker) = one_worker(2, &log, at_once);
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 1).is_ok())
-        };
-        let closer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.close().wait())
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(1), 1).is_ok());
+        let closer = beside(&pool, |pool| pool.close().wait());
         work(&mut worker);
         // What is handled is handled by now: the worker has exited.
         let handled = log.all();
@@ -80,14 +68,9 @@ fn a_key_keeps_the_order_of_each_producer() {
     loom::model(|| {
         let log = Log::new();
         let (pool, mut worker) = one_worker(3, &log, at_once);
-        let other = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 20).expect("there is room"))
-        };
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || (10..12).for_each(|n| pool.try_send(key(1), n).expect("there is room")))
-        };
+        let other = beside(&pool, |pool| pool.try_send(key(1), 20).expect("there is room"));
+        let pusher =
+            beside(&pool, |pool| (10..12).for_each(|n| pool.try_send(key(1), n).expect("there is room")));
         other.join().unwrap();
         work_until(&mut worker, || log.len() == 3);
         pusher.join().unwrap();
@@ -108,13 +91,10 @@ fn a_panic_ends_its_record_and_no_other() {
             Outcome::Done
         });
         pool.try_send(key(1), 1).expect("there is room");
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || {
-                pool.try_send(key(1), 2).expect("there is room");
-                pool.close().wait();
-            })
-        };
+        let pusher = beside(&pool, |pool| {
+            pool.try_send(key(1), 2).expect("there is room");
+            pool.close().wait();
+        });
         work(&mut worker);
         assert_eq!(log.all(), [End::Panicked(1), End::Handled(2)]);
         pusher.join().unwrap();

@@ -3,7 +3,7 @@
 use crate::support::{End, Log, Noting, key};
 use keylane::Clock;
 use keylane::loom_internals::operation;
-use keylane::pool::{Idle, JobError, Outcome, PoolBuilder};
+use keylane::pool::{Idle, JobError, Outcome, Pool, PoolBuilder};
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +11,12 @@ use std::time::Duration;
 /// One thread, which parks at once. The clock stands still, so that each interleaving runs the same each time.
 fn settings(capacity: usize) -> PoolBuilder {
     PoolBuilder::new().workers(1).capacity(capacity).idle(Idle::Park).clock(Clock::manual().0)
+}
+
+/// A pool whose jobs all wait for an operator.
+fn holding(log: &Log<End>) -> Pool<u32> {
+    let log = log.clone();
+    settings(1).start(move |_| Noting::new(|_, _| Outcome::Hold, &log)).expect("it starts")
 }
 
 /// If it fails: an answer does not come, or a pool that is dropped does not end its threads.
@@ -79,12 +85,7 @@ fn a_worker_wakes_when_its_clock_is_moved() {
 fn a_drain_ends_the_threads() {
     loom::model(|| {
         let log = Log::new();
-        let pool = settings(1)
-            .start({
-                let log = log.clone();
-                move |_| Noting::new(|_, _| Outcome::Hold, &log)
-            })
-            .expect("it starts");
+        let pool = holding(&log);
         pool.try_send(key(1), 1).expect("there is room");
         pool.drain(Duration::ZERO).wait();
         assert_eq!(log.all(), [End::Abandoned(1)]);
@@ -96,12 +97,7 @@ fn a_drain_ends_the_threads() {
 fn a_pool_that_is_dropped_abandons_what_waits() {
     loom::model(|| {
         let log = Log::new();
-        let pool = settings(1)
-            .start({
-                let log = log.clone();
-                move |_| Noting::new(|_, _| Outcome::Hold, &log)
-            })
-            .expect("it starts");
+        let pool = holding(&log);
         pool.try_send(key(1), 1).expect("there is room");
         drop(pool);
         assert_eq!(log.all(), [End::Abandoned(1)]);

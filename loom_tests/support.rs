@@ -1,6 +1,9 @@
 //! What the models share: a handler made of a closure, a worker's life on a thread, and a log.
 //!
 //! The log is behind a lock that loom does not see: it orders nothing and adds no interleaving.
+//!
+//! A model asks for the time once and passes it to each step of a worker: what a worker does depends on how long its
+//! last turn took, and loom's runs must be the same each time.
 
 use keylane::loom_internals::Parker;
 use keylane::pool::{Handler, Key, Outcome, Pool, PoolBuilder, Turn, Worker};
@@ -156,6 +159,15 @@ pub(crate) fn work_until<H: Handler>(worker: &mut Worker<H>, is_enough: impl Fn(
 /// A worker's life on the calling thread, until it exits.
 pub(crate) fn work<H: Handler>(worker: &mut Worker<H>) {
     assert!(Life::of(worker).goes_on(worker, Instant::now(), || false));
+}
+
+/// Does this with a pool, on a thread beside the worker.
+pub(crate) fn beside<T: 'static>(
+    pool: &Pool<u32>,
+    does: impl FnOnce(Pool<u32>) -> T + 'static,
+) -> loom::thread::JoinHandle<T> {
+    let pool = pool.clone();
+    loom::thread::spawn(move || does(pool))
 }
 
 /// A key; equal numbers are equal keys.

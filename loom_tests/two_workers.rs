@@ -1,6 +1,6 @@
 //! Two lanes with a worker each: what is sent, asked and ended over both of them (`src/pool/mod.rs`).
 
-use crate::support::{End, Leased, Log, Noting, at_once, key, wide_model, work};
+use crate::support::{End, Leased, Log, Noting, at_once, beside, key, wide_model, work};
 use keylane::Clock;
 use keylane::pool::{Idle, Key, Outcome, Pool, PoolBuilder, Turn, Worker};
 use loom::thread;
@@ -30,15 +30,12 @@ fn a_batch_over_two_lanes_reaches_both_workers() {
     wide_model(1, || {
         let log = Log::new();
         let (pool, [mut first, mut second]) = two_workers(&log);
-        let sender = {
-            let pool = pool.clone();
-            thread::spawn(move || {
-                let [a, b] = keys();
-                let mut jobs = vec![(a, 1), (b, 2)];
-                assert_eq!(pool.try_send_batch(&mut jobs), 2, "there is room");
-                pool.close().wait();
-            })
-        };
+        let sender = beside(&pool, |pool| {
+            let [a, b] = keys();
+            let mut jobs = vec![(a, 1), (b, 2)];
+            assert_eq!(pool.try_send_batch(&mut jobs), 2, "there is room");
+            pool.close().wait();
+        });
         let other = thread::spawn(move || work(&mut second));
         work(&mut first);
         other.join().unwrap();

@@ -1,6 +1,6 @@
 //! Keys that wait, for a time, an operator or a future: `src/pool/worker.rs`.
 
-use crate::support::{End, Leased, Life, Log, Wakes, at_once, key, one_worker, work, work_until};
+use crate::support::{End, Leased, Life, Log, Wakes, at_once, beside, key, one_worker, work, work_until};
 use keylane::loom_internals::{block_on, operation};
 use keylane::pool::{Outcome, Pool, Turn};
 use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -175,10 +175,7 @@ fn a_worker_that_holds_a_record_parks_and_wakes_for_another() {
         let (life, now) = (Life::of(&worker), Instant::now());
         assert_eq!(worker.step(now), Turn::Ran);
         assert_eq!(worker.step(now), Turn::Park(None));
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(2), 2).expect("there is room"))
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(2), 2).expect("there is room"));
         life.goes_on(&mut worker, now, || log.len() == 1);
         pusher.join().unwrap();
         assert_eq!(log.all(), [End::Handled(2)]);
@@ -194,10 +191,7 @@ fn a_worker_that_holds_a_record_wakes_for_an_operator() {
         pool.try_send(key(1), 1).expect("there is room");
         let (life, now) = (Life::of(&worker), Instant::now());
         assert_eq!(worker.step(now), Turn::Ran);
-        let operator = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.visit(|waiting, _| assert!(waiting.run_now(key(1)))).wait())
-        };
+        let operator = beside(&pool, |pool| pool.visit(|waiting, _| assert!(waiting.run_now(key(1)))).wait());
         life.goes_on(&mut worker, now, || log.len() == 1);
         operator.join().unwrap();
     });
@@ -220,10 +214,7 @@ fn a_record_that_waits_for_its_time_stays_ahead_of_its_key() {
         let life = Life::of(&worker);
         assert_eq!(worker.step(now), Turn::Ran);
         assert_eq!(worker.step(now), Turn::Park(Some(due)));
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 2).expect("there is room"))
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(1), 2).expect("there is room"));
         life.goes_on(&mut worker, due, || log.len() == 2);
         pusher.join().unwrap();
         assert_eq!(log.all(), [End::Handled(1), End::Handled(2)]);
@@ -237,21 +228,18 @@ fn a_closed_worker_stays_until_what_waits_is_over() {
         let log = Log::new();
         let (pool, mut worker) = one_worker(1, &log, held_once());
         pool.try_send(key(1), 1).expect("there is room");
-        let operator = {
-            let pool = pool.clone();
-            thread::spawn(move || {
-                let end = pool.close();
-                loop {
-                    let is_found = Arc::new(Mutex::new(false));
-                    let found = is_found.clone();
-                    pool.visit(move |waiting, _| *found.lock().unwrap() = waiting.run_now(key(1))).wait();
-                    if *is_found.lock().unwrap() {
-                        break;
-                    }
+        let operator = beside(&pool, |pool| {
+            let end = pool.close();
+            loop {
+                let is_found = Arc::new(Mutex::new(false));
+                let found = is_found.clone();
+                pool.visit(move |waiting, _| *found.lock().unwrap() = waiting.run_now(key(1))).wait();
+                if *is_found.lock().unwrap() {
+                    break;
                 }
-                end.wait();
-            })
-        };
+            }
+            end.wait();
+        });
         work(&mut worker);
         assert_eq!(log.all(), [End::Handled(1)]);
         operator.join().unwrap();
@@ -270,10 +258,7 @@ fn who_waits_for_room_gets_in_between_records_that_stay() {
         let (life, now) = (Life::of(&worker), Instant::now());
         assert_eq!(worker.step(now), Turn::Ran);
         pool.try_send(key(4), 4).expect("there is room");
-        let sender = {
-            let pool = pool.clone();
-            thread::spawn(move || block_on(pool.send(key(5), 5)).expect("it is open"))
-        };
+        let sender = beside(&pool, |pool| block_on(pool.send(key(5), 5)).expect("it is open"));
         life.goes_on(&mut worker, now, || log.len() == 2);
         sender.join().unwrap();
         assert_eq!(log.all(), [End::Handled(4), End::Handled(5)]);
@@ -287,14 +272,8 @@ fn a_drain_ends_what_waits_and_what_is_on_its_way() {
         let log = Log::new();
         let (pool, mut worker) = one_worker(2, &log, held_once());
         pool.try_send(key(1), 1).expect("there is room");
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 2).is_ok())
-        };
-        let drainer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.drain(Duration::ZERO).wait())
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(1), 2).is_ok());
+        let drainer = beside(&pool, |pool| pool.drain(Duration::ZERO).wait());
         work(&mut worker);
         let ended = log.all();
         drainer.join().unwrap();
@@ -309,14 +288,8 @@ fn a_drain_ends_what_waits_and_what_is_on_its_way() {
 fn a_visit_to_a_worker_that_ends_is_over() {
     loom::model(|| {
         let (pool, mut worker) = one_worker(1, &Log::new(), at_once);
-        let visitor = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.visit(|_, _| ()).wait())
-        };
-        let closer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.close().wait())
-        };
+        let visitor = beside(&pool, |pool| pool.visit(|_, _| ()).wait());
+        let closer = beside(&pool, |pool| pool.close().wait());
         work(&mut worker);
         visitor.join().unwrap();
         closer.join().unwrap();
@@ -329,10 +302,7 @@ fn a_worker_that_is_dropped_abandons_what_was_accepted() {
     loom::model(|| {
         let log = Log::new();
         let (pool, worker) = one_worker(1, &log, at_once);
-        let pusher = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.try_send(key(1), 1).is_ok())
-        };
+        let pusher = beside(&pool, |pool| pool.try_send(key(1), 1).is_ok());
         drop(worker);
         let abandoned = log.len();
         assert_eq!(abandoned, usize::from(pusher.join().unwrap()));
@@ -344,10 +314,7 @@ fn a_worker_that_is_dropped_abandons_what_was_accepted() {
 fn a_visit_to_a_worker_that_is_dropped_is_over() {
     loom::model(|| {
         let (pool, worker) = one_worker(1, &Log::new(), at_once);
-        let visitor = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.visit(|_, _| ()).wait())
-        };
+        let visitor = beside(&pool, |pool| pool.visit(|_, _| ()).wait());
         drop(worker);
         visitor.join().unwrap();
     });

@@ -68,12 +68,8 @@ impl Connection {
     pub(super) fn new(broker: Arc<dyn Broker>, config: Config) -> Self {
         let clock = broker.clock();
         let limits = &config.publisher;
-        let bounds = publisher::Bounds {
-            records: limits.records,
-            bytes: limits.bytes,
-            max_record_bytes: limits.max_record_bytes,
-        };
-        let publisher = Publisher::new(broker.clone(), bounds, clock.clone());
+        let room = publisher::Room { records: limits.records, bytes: limits.bytes };
+        let publisher = Publisher::new(broker.clone(), room, limits.max_record_bytes, clock.clone());
         let is_closed = AtomicBool::new(false);
         let url = BusUrl::parse(&config.url).ok();
         let group = url.and_then(|url| url.option("group").map(str::to_owned));

@@ -36,7 +36,7 @@ pub(crate) enum Do {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Stage {
     Sent,
     Behind,
     RestsUntil(Instant),
@@ -47,7 +47,7 @@ enum State {
 #[derive(Debug)]
 struct Admitted {
     offer: Offer,
-    state: State,
+    stage: Stage,
     faults: u32,
 }
 
@@ -89,11 +89,11 @@ impl Line {
     /// Whether nothing goes on without time or room: what is admitted rests, or is behind one that does. `has_room`: room
     /// came since those that wait for it were looked at.
     pub(crate) fn is_at_rest(&self, now: Instant, has_room: bool) -> bool {
-        self.admitted.values().all(|admitted| match admitted.state {
-            State::Sent => false,
-            State::Behind => true,
-            State::RestsUntil(at) => at > now,
-            State::RestsForRoom => !has_room,
+        self.admitted.values().all(|admitted| match admitted.stage {
+            Stage::Sent => false,
+            Stage::Behind => true,
+            Stage::RestsUntil(at) => at > now,
+            Stage::RestsForRoom => !has_room,
         })
     }
 
@@ -131,16 +131,16 @@ impl Line {
 
     fn admit(&mut self, id: Id, offer: Offer, out: &mut Vec<Do>) {
         self.bytes += offer.bytes;
-        let mut state = State::Sent;
+        let mut stage = Stage::Sent;
         if let Some(order) = offer.order.clone().filter(|_| !self.is_ordered_by_broker) {
             let queue = self.keys.entry(order).or_default();
             queue.push_back(id);
             if queue.len() > 1 {
-                state = State::Behind;
+                stage = Stage::Behind;
             }
         }
-        self.admitted.insert(id, Admitted { offer, state, faults: 0 });
-        if state == State::Sent {
+        self.admitted.insert(id, Admitted { offer, stage, faults: 0 });
+        if stage == Stage::Sent {
             out.push(Do::Send(id));
         }
     }
@@ -156,18 +156,18 @@ impl Line {
         out: &mut Vec<Do>,
     ) -> Option<u32> {
         let publish = self.admitted.get_mut(&id)?;
-        debug_assert_eq!(publish.state, State::Sent, "only what was sent is answered");
+        debug_assert_eq!(publish.stage, Stage::Sent, "only what was sent is answered");
         match answer {
             Ok(stored) => self.over(id, Ok(stored), out),
             Err(PublishFault::Permanent(reason)) => self.over(id, Err(reason), out),
             Err(PublishFault::Transient(_)) => {
                 publish.faults = publish.faults.saturating_add(1);
                 let until = now + backoff(publish.faults, unit);
-                publish.state = State::RestsUntil(until);
+                publish.stage = Stage::RestsUntil(until);
                 self.timers.insert((until, id));
                 return Some(publish.faults);
             }
-            Err(PublishFault::Full) => publish.state = State::RestsForRoom,
+            Err(PublishFault::Full) => publish.stage = Stage::RestsForRoom,
         }
         None
     }
@@ -185,7 +185,7 @@ impl Line {
             match queue.front() {
                 None => drop(self.keys.remove(&order)),
                 Some(next) => {
-                    self.admitted.get_mut(next).expect("a queued publish is admitted").state = State::Sent;
+                    self.admitted.get_mut(next).expect("a queued publish is admitted").stage = Stage::Sent;
                     out.push(Do::Send(*next));
                 }
             }
@@ -221,7 +221,7 @@ impl Line {
                 return;
             }
             self.timers.pop_first();
-            self.admitted.get_mut(&id).expect("a timer belongs to a publish").state = State::Sent;
+            self.admitted.get_mut(&id).expect("a timer belongs to a publish").stage = Stage::Sent;
             out.push(Do::Send(id));
         }
     }
@@ -233,15 +233,15 @@ impl Line {
 
     /// The publishes whose topic was full.
     pub(crate) fn resting_for_room(&self) -> impl Iterator<Item = Id> {
-        let rests = |publish: &Admitted| publish.state == State::RestsForRoom;
+        let rests = |publish: &Admitted| publish.stage == Stage::RestsForRoom;
         self.admitted.iter().filter(move |(_, publish)| rests(publish)).map(|(id, _)| *id)
     }
 
     /// Sends again what rested because its topic was full.
     pub(crate) fn room_came(&mut self, out: &mut Vec<Do>) {
         for (id, publish) in &mut self.admitted {
-            if publish.state == State::RestsForRoom {
-                publish.state = State::Sent;
+            if publish.stage == Stage::RestsForRoom {
+                publish.stage = Stage::Sent;
                 out.push(Do::Send(*id));
             }
         }

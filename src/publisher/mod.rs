@@ -16,7 +16,8 @@ use crate::wait::Op;
 use crate::wait::{Clock, Woken, after};
 pub use answer::{PublishError, Receipt, TryPublishError};
 use foldhash::fast::RandomState;
-use line::{Do, Id, Line, Offer, Room};
+pub(crate) use line::Room;
+use line::{Do, Id, Line, Offer};
 use outcomes::tell_of_failure;
 pub use outcomes::{NextOutcome, Outcome, Outcomes};
 use std::collections::{HashSet, VecDeque};
@@ -25,23 +26,13 @@ use std::time::Duration;
 pub use trouble::{Publishing, Unacknowledged};
 use under_way::{Closing, Publish, Reply, UnderWay};
 
-/// The limits of a publisher.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    /// Unacknowledged records.
-    pub(crate) records: usize,
-    /// Their bytes.
-    pub(crate) bytes: usize,
-    pub(crate) max_record_bytes: usize,
-}
-
 /// A cheap handle: clones are the same publisher.
 #[derive(Clone)]
 pub(crate) struct Publisher(Arc<Inner>);
 
 struct Inner {
     broker: Arc<dyn Broker>,
-    bounds: Bounds,
+    max_record_bytes: usize,
     clock: Clock,
     state: Mutex<UnderWay>,
     topics: Mutex<HashSet<Arc<str>, RandomState>>,
@@ -60,12 +51,11 @@ struct Inner {
 const KEPT_TOPICS: usize = 10_000;
 
 impl Publisher {
-    pub(crate) fn new(broker: Arc<dyn Broker>, bounds: Bounds, clock: Clock) -> Self {
-        let room = Room { records: bounds.records, bytes: bounds.bytes };
+    pub(crate) fn new(broker: Arc<dyn Broker>, room: Room, max_record_bytes: usize, clock: Clock) -> Self {
         let state = UnderWay::new(Line::new(room, broker.capabilities().orders_publishes));
         Self(Arc::new(Inner {
             broker,
-            bounds,
+            max_record_bytes,
             clock,
             state: Mutex::new(state),
             topics: Mutex::default(),
@@ -81,7 +71,7 @@ impl Publisher {
 
     /// See [`Bus::publish`](crate::Bus::publish).
     pub(crate) fn publish(&self, topic: &str, record: Record) -> Op<Result<Receipt, PublishError>> {
-        let limit = self.0.bounds.max_record_bytes;
+        let limit = self.0.max_record_bytes;
         let size = record.size();
         if size > limit {
             return Op::ready(Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }));
@@ -108,7 +98,7 @@ impl Publisher {
         topic: &str,
         record: Record,
     ) -> Result<Op<Result<Receipt, PublishError>>, TryPublishError> {
-        let (inner, limit, size) = (&self.0, self.0.bounds.max_record_bytes, record.size());
+        let (inner, limit, size) = (&self.0, self.0.max_record_bytes, record.size());
         if size > limit {
             return Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }.into());
         }
@@ -123,7 +113,7 @@ impl Publisher {
 
     /// See [`Bus::send`](crate::Bus::send).
     pub(crate) fn send(&self, topic: &str, record: Record) -> Op<Result<(), PublishError>> {
-        let (inner, limit, size) = (&self.0, self.0.bounds.max_record_bytes, record.size());
+        let (inner, limit, size) = (&self.0, self.0.max_record_bytes, record.size());
         if size > limit {
             return Op::ready(Err(PublishError::TooLarge { topic: topic.to_owned(), size, limit }));
         }
@@ -486,8 +476,8 @@ mod tests {
         // The time stands still, so nothing is tried again by time alone.
         let (clock, _time) = Clock::manual();
         let broker = Arc::new(RoomComesEarly(clock.clone(), AtomicUsize::new(0)));
-        let bounds = Bounds { records: 10, bytes: 1_000, max_record_bytes: 100 };
-        let publisher = Publisher::new(broker.clone(), bounds, broker.0.clone());
+        let room = Room { records: 10, bytes: 1_000 };
+        let publisher = Publisher::new(broker.clone(), room, 100, broker.0.clone());
         let op = publisher.publish("t", Record::new("x"));
         assert!(op.wait_timeout(Duration::from_secs(5)).is_ok_and(|stored| stored.is_ok()));
         publisher.close(Duration::from_secs(5)).wait();

@@ -37,6 +37,7 @@ impl Drop for Blocks {
     fn drop(&mut self) {
         for (n, blocks) in self.0.iter_mut().enumerate() {
             for block in blocks.drain(..) {
+                used(block, (n + 1) * STEP);
                 // SAFETY: it was allocated with the layout of this size, and nobody else has it.
                 unsafe { dealloc(block.as_ptr(), layout((n + 1) * STEP)) };
             }
@@ -49,6 +50,31 @@ const fn layout(size: usize) -> Layout {
         Ok(layout) => layout,
         Err(_) => panic!("sizes are small"),
     }
+}
+
+/// Tells the sanitizer that nobody may touch a block while it is kept, so that a use after the end shows as it would of
+/// the allocator's memory.
+#[cfg(sanitizing)]
+fn unused(block: NonNull<u8>, size: usize) {
+    // SAFETY: the block is of this size and this thread's; what is marked is not memory.
+    unsafe { __asan_poison_memory_region(block.as_ptr(), size) };
+}
+#[cfg(not(sanitizing))]
+fn unused(_: NonNull<u8>, _: usize) {}
+
+/// Takes that back.
+#[cfg(sanitizing)]
+fn used(block: NonNull<u8>, size: usize) {
+    // SAFETY: as above.
+    unsafe { __asan_unpoison_memory_region(block.as_ptr(), size) };
+}
+#[cfg(not(sanitizing))]
+fn used(_: NonNull<u8>, _: usize) {}
+
+#[cfg(sanitizing)]
+unsafe extern "C" {
+    fn __asan_poison_memory_region(at: *const u8, size: usize);
+    fn __asan_unpoison_memory_region(at: *const u8, size: usize);
 }
 
 /// How memory for a `T` is allocated, and which of the sizes that is, if any.
@@ -70,7 +96,9 @@ pub(crate) fn keep<T>(value: T) -> NonNull<T> {
     const { assert!(size_of::<T>() > 0, "what has no size needs no memory") };
     let kept = Of::<T>::SIZE.and_then(|n| {
         // A thread that ends has none any more.
-        BLOCKS.try_with(|blocks| blocks.borrow_mut().0[n].pop()).ok().flatten()
+        let kept = BLOCKS.try_with(|blocks| blocks.borrow_mut().0[n].pop()).ok().flatten()?;
+        used(kept, (n + 1) * STEP);
+        Some(kept)
     });
     let block = kept.unwrap_or_else(|| {
         // SAFETY: the layout is not empty, for `T` is not.
@@ -98,6 +126,7 @@ pub(crate) unsafe fn free<T>(at: NonNull<T>) {
             let has_room = blocks.len() < KEPT / ((n + 1) * STEP);
             if has_room {
                 blocks.push(block);
+                unused(block, (n + 1) * STEP);
             }
             has_room
         };
@@ -181,5 +210,39 @@ mod tests {
         });
         assert_eq!((elsewhere.join().expect("it ends"), kept::<Arc<()>>()), (1, 0));
         assert_eq!(Arc::strong_count(&counted), 1, "it is dropped");
+    }
+
+    /// Looks at what a pointer points to, where the compiler can't take that away.
+    #[cfg(sanitizing)]
+    fn look<T: Copy>(at: NonNull<T>) -> T {
+        // SAFETY: none; it is what the sanitizer is to find.
+        unsafe { at.read_volatile() }
+    }
+
+    #[cfg(sanitizing)]
+    #[test]
+    #[ignore = "planted: the sanitizer has to find it"]
+    fn a_planted_leak() {
+        thread::spawn(|| look(keep([1_u64; 12]))).join().expect("it ends");
+    }
+
+    #[cfg(sanitizing)]
+    #[test]
+    #[ignore = "planted: the sanitizer has to find it"]
+    fn a_planted_use_after_free() {
+        let large = keep([7_u8; 513]);
+        // SAFETY: it was just made; the fault is what comes after.
+        unsafe { free(large) };
+        look(large);
+    }
+
+    #[cfg(sanitizing)]
+    #[test]
+    #[ignore = "planted: the sanitizer has to find it"]
+    fn a_planted_use_of_a_kept_block() {
+        let kept = keep([7_u64; 12]);
+        // SAFETY: as above.
+        unsafe { free(kept) };
+        look(kept);
     }
 }
