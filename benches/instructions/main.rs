@@ -116,12 +116,13 @@ fn compare() -> Result<(), String> {
 
 /// Of one operation of the path.
 fn instructions(path: &Path) -> Result<f64, String> {
-    let (shorter, longer) = (count(path.name, path.rounds)?, count(path.name, 2 * path.rounds)?);
+    let (shorter, longer) = (count(path, path.rounds)?, count(path, 2 * path.rounds)?);
     Ok((longer as f64 - shorter as f64) / (path.rounds * path.operations) as f64)
 }
 
 /// Of the whole process with so many rounds.
-fn count(name: &str, rounds: u64) -> Result<u64, String> {
+fn count(path: &Path, rounds: u64) -> Result<u64, String> {
+    let name = path.name;
     let program = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
     let mut valgrind = Command::new("valgrind");
     valgrind
@@ -131,6 +132,7 @@ fn count(name: &str, rounds: u64) -> Result<u64, String> {
         // The C library copies and compares by what the processor has; this is what all of them have.
         .env("GLIBC_TUNABLES", BASELINE)
         .args(["--tool=callgrind", &format!("--callgrind-out-file={}", out_file(name))])
+        .args(path.toggles.iter().map(|function| format!("--toggle-collect={function}")))
         .arg(program)
         .args([name, &rounds.to_string()]);
     let output = valgrind.output().map_err(|error| format!("valgrind can't be run: {error}; install it"))?;

@@ -18,22 +18,30 @@ pub(crate) struct Path {
     pub(crate) run: fn(u64),
     /// The rounds of the shorter run; the longer one has twice as many.
     pub(crate) rounds: u64,
+    /// Functions, as callgrind names them, at whose begin and end counting is turned on or off; none: all counts.
+    pub(crate) toggles: &'static [&'static str],
 }
 
 /// In the order in which they are told.
-pub(crate) const PATHS: [Path; 7] = [
-    Path { name: "lane", operations: WINDOW, run: lane, rounds: 20 },
-    Path { name: "lane_batch", operations: WINDOW, run: lane_batch, rounds: 20 },
-    Path { name: "answer", operations: WINDOW, run: answer, rounds: 20 },
-    Path { name: "parse", operations: 1_000, run: parse, rounds: 5 },
-    Path { name: "encode", operations: 1_000, run: encode, rounds: 10 },
-    Path { name: "publish", operations: RECORDS, run: publish, rounds: 2 },
-    Path { name: "bus", operations: RECORDS, run: bus, rounds: 2 },
+pub(crate) const PATHS: [Path; 8] = [
+    Path { name: "lane", operations: WINDOW, run: lane, rounds: 20, toggles: &[] },
+    Path { name: "lane_batch", operations: WINDOW, run: lane_batch, rounds: 20, toggles: &[] },
+    Path { name: "answer", operations: WINDOW, run: answer, rounds: 20, toggles: &[] },
+    Path { name: "parse", operations: 1_000, run: parse, rounds: 5, toggles: &[] },
+    Path { name: "encode", operations: 1_000, run: encode, rounds: 10, toggles: &[] },
+    Path { name: "publish", operations: RECORDS, run: publish, rounds: 2, toggles: &[] },
+    Path { name: "bus", operations: RECORDS, run: bus, rounds: 2, toggles: &[] },
+    Path { name: "intake", operations: RECORDS, run: bus, rounds: 2, toggles: &INTAKE },
 ];
+
+/// What one thread does for all records of a subscription: the intake's turns without the worker's, which `bus` has on
+/// the same thread.
+const INTAKE: [&str; 2] =
+    ["keylane::subscription::intake::Intake<*>::turn", "keylane::pool::worker::Worker<*>::run_turn"];
 
 /// `parse` with a loop beside it that costs about a twentieth of it: what the gate has to see.
 pub(crate) const PLANTED: Path =
-    Path { name: "planted", operations: 1_000, run: parse_slower_by_a_twentieth, rounds: 5 };
+    Path { name: "planted", operations: 1_000, run: parse_slower_by_a_twentieth, rounds: 5, toggles: &[] };
 
 /// Jobs in a lane at once.
 const WINDOW: u64 = 1_024;

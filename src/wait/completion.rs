@@ -273,6 +273,7 @@ impl<T, R> Completion<T, R> {
     ///
     /// # Blocking
     /// For as long as the job takes to start and to end; async code awaits the completion instead.
+    #[inline]
     pub fn wait(mut self) -> Result<R, JobError> {
         if !self.is_done() && own_lane::is(self.cell().lane) {
             return Err(JobError::OwnLane);
