@@ -23,6 +23,7 @@ use crate::wait::Registration;
 #[cfg(feature = "kafka")]
 pub(crate) use fetched::Packed;
 pub(crate) use fetched::{Fetched, FetchedRecord};
+use std::ops::Range;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -275,7 +276,20 @@ pub(crate) enum Polled {
         expect(dead_code, reason = "on Kafka alone a commit is under way when it was accepted")
     )]
     CommitFailed(Partition, String),
+    /// The log is not what the group's position said of it.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "seen on Kafka alone"))]
+    Gone(Partition, Gone),
     Record(Fetched),
+}
+
+/// What a log has no more, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// Records that no handler of the group has seen. Empty: nobody can say which they were.
+    pub(crate) records: Range<u64>,
+    /// How many of the range were not handled before.
+    pub(crate) count: u64,
+    pub(crate) reason: String,
 }
 
 /// What a broker refused, and why.

@@ -1,15 +1,20 @@
 //! A position's records settled ahead, as text that a broker keeps beside a committed offset.
 //!
-//! `kl1:` and a letter for the form, then digits of six bits in the alphabet of base64url. Form `r`: the gap to each
-//! range and its length, less one, in digits of five bits with the sixth for "more follow". Form `b`: a bit for each
-//! offset from the watermark on, lowest first. The shorter one is taken: ranges where few records are behind, bits
-//! where every other one is. What is not in this format is of somebody else, and is ignored.
+//! `kl2:` and a letter for the form, then digits of six bits in the alphabet of base64url, the first of them the
+//! watermark that the text belongs to: beside another offset (a mirror's, which moves the offset and copies the text; a
+//! tool's) it would name records that nobody has handled. A number has digits of five bits with the sixth for "more
+//! follow". Form `r`: the gap to each range and its length, less one. Form `b`: a bit for each offset from the watermark
+//! on, lowest first. The shorter one is taken: ranges where few records are behind, bits where every other one is.
+//! `kl1:`, from before, is the same without the watermark. What is in none of these is somebody else's, or a later
+//! form's, and is ignored.
 
 use super::{Committed, Position};
 use std::ops::Range;
 
-const RANGES: &str = "kl1:r";
-const BITS: &str = "kl1:b";
+const RANGES: &str = "kl2:r";
+const BITS: &str = "kl2:b";
+const RANGES_BEFORE: &str = "kl1:r";
+const BITS_BEFORE: &str = "kl1:b";
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// Says in a digit of a number that more follow.
 const MORE: u8 = 0x20;
@@ -18,7 +23,10 @@ const MORE: u8 = 0x20;
 /// some offset. [`Committed::Crowded`] when more than three quarters of the room are taken, so that fetching stops
 /// before anything has to be left out.
 pub(crate) fn encode(position: &Position, limit: usize) -> (String, Committed) {
-    let Some(room) = limit.checked_sub(RANGES.len()).filter(|_| !position.ahead.is_empty()) else {
+    let mut own = String::new();
+    push_number(position.watermark, &mut own);
+    let taken = RANGES.len() + own.len();
+    let Some(room) = limit.checked_sub(taken).filter(|_| !position.ahead.is_empty()) else {
         let is_all = position.ahead.is_empty();
         return (String::new(), if is_all { Committed::All } else { Committed::Crowded });
     };
@@ -30,20 +38,48 @@ pub(crate) fn encode(position: &Position, limit: usize) -> (String, Committed) {
     // More records first, then fewer digits.
     let is_longer = (bits.records, ranges.digits.len()) > (ranges.records, bits.digits.len());
     let Cut { records, digits, prefix } = if is_longer { bits } else { ranges };
-    let is_crowded = records < all || prefix.len() + digits.len() > limit / 4 * 3;
-    (prefix.to_owned() + &digits, if is_crowded { Committed::Crowded } else { Committed::All })
+    let is_crowded = records < all || taken + digits.len() > limit / 4 * 3;
+    (prefix.to_owned() + &own + &digits, if is_crowded { Committed::Crowded } else { Committed::All })
 }
 
-/// Reads back what [`encode`] wrote beside this watermark; nothing if it is something else.
-pub(crate) fn decode(text: &str, watermark: u64) -> Vec<Range<u64>> {
-    let decoded = if let Some(digits) = text.strip_prefix(RANGES) {
-        decode_ranges(digits.as_bytes(), watermark)
-    } else if let Some(digits) = text.strip_prefix(BITS) {
-        decode_bits(digits.as_bytes(), watermark)
-    } else {
-        None
-    };
-    decoded.unwrap_or_default()
+/// What the text beside a committed offset says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Text {
+    /// What is settled ahead of the offset.
+    Ahead(Vec<Range<u64>>),
+    /// It was written beside this offset: what it says is of no use here.
+    Beside(u64),
+    /// Nobody here wrote it, or a later version did.
+    Foreign,
+}
+
+/// Reads what [`encode`] wrote, beside this watermark.
+pub(crate) fn decode(text: &str, watermark: u64) -> Text {
+    if text.is_empty() {
+        return Text::Ahead(Vec::new());
+    }
+    read(text, watermark).unwrap_or(Text::Foreign)
+}
+
+fn read(text: &str, watermark: u64) -> Option<Text> {
+    let forms = [
+        (RANGES, true, true),
+        (BITS, false, true),
+        (RANGES_BEFORE, true, false),
+        (BITS_BEFORE, false, false),
+    ];
+    let (mut digits, is_ranges, has_watermark) =
+        forms.into_iter().find_map(|(prefix, is_ranges, has_watermark)| {
+            Some((text.strip_prefix(prefix)?.as_bytes(), is_ranges, has_watermark))
+        })?;
+    if has_watermark {
+        let own = take_number(&mut digits)?;
+        if own != watermark {
+            return Some(Text::Beside(own));
+        }
+    }
+    let ahead = if is_ranges { decode_ranges(digits, watermark) } else { decode_bits(digits, watermark) };
+    ahead.map(Text::Ahead)
 }
 
 /// As much as fitted, and how many records that is.
@@ -172,7 +208,7 @@ fn decode_bits(digits: &[u8], watermark: u64) -> Option<Vec<Range<u64>>> {
 /// If it can't.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survives(text: &str, watermark: u64) {
-    let ahead = decode(text, watermark);
+    let Text::Ahead(ahead) = decode(text, watermark) else { return };
     let mut at = watermark;
     for range in &ahead {
         assert!(range.start >= at && range.end > range.start, "{ahead:?} is not ascending");
@@ -185,7 +221,8 @@ pub(crate) fn survives(text: &str, watermark: u64) {
     // Ranges that touch are read back as one; the same records all the same.
     let position = Position { watermark, ahead: joined(&ahead) };
     let (again, _) = encode(&position, usize::MAX);
-    assert_eq!(joined(&decode(&again, watermark)), position.ahead);
+    let Text::Ahead(again) = decode(&again, watermark) else { panic!("{again} is not read as ours") };
+    assert_eq!(joined(&again), position.ahead);
 }
 
 #[cfg(any(test, fuzzing))]
@@ -234,6 +271,13 @@ mod tests {
         ranges.iter().cloned().flatten().collect()
     }
 
+    fn ahead(text: &str, watermark: u64) -> Vec<Range<u64>> {
+        match decode(text, watermark) {
+            Text::Ahead(ahead) => ahead,
+            other => panic!("{text} at {watermark}: {other:?}"),
+        }
+    }
+
     type Encode = fn(&Position, usize) -> (String, Committed);
 
     /// What is read back is what was settled below some offset, or all of it where that is said.
@@ -241,7 +285,7 @@ mod tests {
         let (text, committed) = encode(position, limit);
         prop_assert!(text.len() <= limit, "{} bytes where {} fit", text.len(), limit);
         prop_assert!(text.is_ascii());
-        let (all, read) = (offsets(&position.ahead), offsets(&decode(&text, position.watermark)));
+        let (all, read) = (offsets(&position.ahead), offsets(&ahead(&text, position.watermark)));
         let prefix: BTreeSet<u64> = all.iter().take(read.len()).copied().collect();
         prop_assert_eq!(&read, &prefix, "not what lies below some offset");
         if committed == Committed::All {
@@ -263,12 +307,20 @@ mod tests {
         #[test]
         fn with_room_for_all_all_is_read_back(position in positions()) {
             let (text, committed) = encode(&position, 1 << 20);
-            prop_assert_eq!(decode(&text, position.watermark), position.ahead);
+            prop_assert_eq!(ahead(&text, position.watermark), position.ahead);
             prop_assert_eq!(committed, Committed::All);
         }
 
         #[test]
-        fn any_text_is_read_without_a_panic(text in "(kl1:[rb])?[A-Za-z0-9_-]{0,60}\\PC{0,3}", watermark in any::<u64>()) {
+        fn beside_another_offset_a_text_says_whose_it_is(position in positions(), other in any::<u64>()) {
+            prop_assume!(other != position.watermark && !position.ahead.is_empty());
+            let (text, _) = encode(&position, 4_096);
+            prop_assume!(!text.is_empty());
+            prop_assert_eq!(decode(&text, other), Text::Beside(position.watermark));
+        }
+
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "(kl[12]:[rb])?[A-Za-z0-9_-]{0,60}\\PC{0,3}", watermark in any::<u64>()) {
             survives(&text, watermark);
         }
     }
@@ -291,9 +343,9 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_ignored() {
         for text in [
-            "",
             "kl1:",
-            "kl2:rAA",
+            "kl3:rHAA",
+            "kl2:r",
             "kl1:x",
             "kl1:r!",
             "kl1:rA",
@@ -301,19 +353,28 @@ mod tests {
             "somebody's",
             "kl1:rggggggggggggggggA",
         ] {
-            assert_eq!(decode(text, 7), Vec::<Range<u64>>::new(), "{text}");
+            assert_eq!(decode(text, 7), Text::Foreign, "{text}");
         }
-        assert_eq!(decode("kl1:r__________________________", u64::MAX), Vec::<Range<u64>>::new());
-        assert_eq!(decode("kl1:b_", u64::MAX - 2), Vec::<Range<u64>>::new());
+        assert_eq!(decode("kl1:r__________________________", u64::MAX), Text::Foreign);
+        assert_eq!(decode("kl1:b_", u64::MAX - 2), Text::Foreign);
+        assert_eq!(decode("", 7), Text::Ahead(Vec::new()));
+    }
+
+    #[test]
+    fn what_was_written_before_is_read() {
+        assert_eq!(
+            decode("kl1:rB-0hD", 1_000_000),
+            Text::Ahead(std::iter::once(1_000_001..1_100_000).collect())
+        );
     }
 
     #[test]
     fn a_held_record_with_a_whole_window_behind_it_takes_a_few_bytes() {
         let position =
             Position { watermark: 1_000_000, ahead: std::iter::once(1_000_001..1_100_000).collect() };
-        assert_eq!(encode(&position, 4_096), ("kl1:rB-0hD".to_owned(), Committed::All));
+        assert_eq!(encode(&position, 4_096), ("kl2:rgyweB-0hD".to_owned(), Committed::All));
         let every_other = (0..4_096).map(|n| 2 * n + 1..2 * n + 2).collect();
         let (text, committed) = encode(&Position { watermark: 0, ahead: every_other }, 4_096);
-        assert_eq!((text.len(), committed), (5 + 8_192 / 6 + 1, Committed::All));
+        assert_eq!((text.len(), committed), (6 + 8_192 / 6 + 1, Committed::All));
     }
 }

@@ -101,6 +101,24 @@ pub enum Problem {
         /// For how long.
         age: Duration,
     },
+    /// Records were gone from the log before a handler saw them, or the log is another one than the group's position was
+    /// taken in. Shown for an hour, or until
+    /// [`Subscription::acknowledge_lost`](crate::Subscription::acknowledge_lost).
+    #[non_exhaustive]
+    Lost {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// The first and the last offset that are gone; none where nobody can say which they were.
+        offsets: Option<(u64, u64)>,
+        /// How many records no handler saw, since it was acknowledged.
+        records: u64,
+        /// What happened to the log.
+        reason: String,
+        /// Since it was last seen.
+        age: Duration,
+    },
     /// The broker does not answer.
     #[non_exhaustive]
     Broker {
@@ -123,6 +141,13 @@ impl fmt::Display for Problem {
             Self::Hung { place, age } => write!(f, "the handler of {place} has been running for {age:.1?}"),
             Self::WindowFull { place, age } => {
                 write!(f, "nothing is fetched since {age:.1?}: the window is full behind {place}")
+            }
+            Self::Lost { topic, partition, offsets, records, reason, age } => {
+                write!(f, "`{topic}`/{partition} lost {records} records")?;
+                if let Some((first, last)) = offsets {
+                    write!(f, ", offsets {first} to {last},")?;
+                }
+                write!(f, " {age:.1?} ago: {reason}")
             }
             Self::Broker { error, age } => write!(f, "the broker does not answer since {age:.1?}: {error}"),
         }
@@ -187,6 +212,17 @@ mod tests {
             (
                 Problem::WindowFull { place: place(), age },
                 format!("nothing is fetched since 90.5s: the window is full behind {at}"),
+            ),
+            (
+                Problem::Lost {
+                    topic: "orders".to_owned(),
+                    partition: 1,
+                    offsets: Some((3, 9)),
+                    records: 6,
+                    reason: "retention took them".to_owned(),
+                    age,
+                },
+                "`orders`/1 lost 6 records, offsets 3 to 9, 90.5s ago: retention took them".to_owned(),
             ),
             (
                 Problem::Broker { error, age },

@@ -128,6 +128,8 @@ counters! {
     redelivered,
     /// That had no aggregate id and so no order.
     without_aggregate,
+    /// That were gone from the log before a handler saw them.
+    lost,
 }
 
 /// The counters of one subscription, and what it has in flight. On cache lines of their own: workers add to them while

@@ -105,7 +105,6 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
 pub(crate) struct Setup {
     pub(crate) shared: Arc<Shared>,
     pub(crate) consumer: Box<dyn Consumer>,
-    pub(crate) topics: Vec<Arc<str>>,
     pub(crate) pool: Pool<Delivery>,
     pub(crate) commands: Arc<Commands>,
     pub(crate) bounds: Bounds,
@@ -284,6 +283,7 @@ impl<I: Invoke> Intake<I> {
                 Polled::Revoked(partition) => self.revoked(partition, now),
                 Polled::Lost(partition) => self.lost(partition),
                 Polled::CommitFailed(partition, error) => self.commit_failed(partition, now, error),
+                Polled::Gone(partition, gone) => self.gone(partition, gone, now),
                 Polled::Record(fetched) => self.deliver(fetched),
             }
         }
@@ -313,7 +313,7 @@ impl<I: Invoke> Intake<I> {
     }
 
     fn assigned(&mut self, id: Partition, position: Position) {
-        let topic = self.setup.topics[id.topic as usize].clone();
+        let topic = self.setup.shared.topics[id.topic as usize].clone();
         foreign::info!(
             topic = &*topic,
             partition = id.partition,

@@ -105,8 +105,8 @@ impl<K> SubscriptionBuilder<K> {
             Workers::Auto => workers_by_default(),
             Workers::Count(workers) => workers,
         };
-        let shared = self.shared(group, broker, workers.max(1));
         let spec = self.consumer_spec(group);
+        let shared = self.shared(&spec, broker, workers.max(1));
         let consumer = broker.subscribe(&spec, Waker::from(Arc::new(WakeIntake(shared.clone()))))?;
         let pool = self.pool(group, workers.max(1));
         let make = {
@@ -131,7 +131,7 @@ impl<K> SubscriptionBuilder<K> {
         let last_word = LastWord { shared: shared.clone(), commands: commands.clone(), pool: pool.clone() };
         let running = core.clone();
         let bounds = self.bounds(&**broker);
-        let setup = Setup { shared, consumer, topics: spec.topics, pool, commands, bounds };
+        let setup = Setup { shared, consumer, pool, commands, bounds };
         let mut start = Some((setup, direct));
         let mut run = move || {
             let (setup, direct) = start.take().expect("a thread runs once");
@@ -153,9 +153,9 @@ impl<K> SubscriptionBuilder<K> {
         Ok(Subscription { core })
     }
 
-    fn shared(&self, group: &Arc<str>, broker: &Arc<dyn Broker>, workers: usize) -> Arc<Shared> {
+    fn shared(&self, spec: &ConsumerSpec, broker: &Arc<dyn Broker>, workers: usize) -> Arc<Shared> {
         Arc::new(Shared {
-            group: group.clone(),
+            group: spec.group.clone(),
             system: broker.system(),
             rules: Rules {
                 route: self.route.clone(),
@@ -178,6 +178,8 @@ impl<K> SubscriptionBuilder<K> {
             status: Mutex::new(Status::Starting),
             window_full: Mutex::default(),
             broker_error: Mutex::default(),
+            losses: Mutex::default(),
+            topics: spec.topics.clone(),
             waits: Waits::default(),
         })
     }

@@ -9,6 +9,7 @@ mod intake;
 mod invoke;
 mod launch;
 mod leaving;
+mod losses;
 mod next;
 mod positions;
 mod prepare;
@@ -115,6 +116,12 @@ impl Subscription {
     /// What it is doing, and all that stops or slows it now.
     pub fn health(&self) -> Health {
         self.core.shared.health()
+    }
+
+    /// Takes note of what its logs have lost: the [`Problem::Lost`](crate::Problem::Lost) that health shows now are shown
+    /// no more. What is lost from here on shows again; [`Stats::lost`](crate::Stats::lost) counts on.
+    pub fn acknowledge_lost(&self) {
+        self.core.shared.losses.lock().acknowledge();
     }
 
     /// The records that are held for an operator, each at the head of its key.

@@ -1,6 +1,7 @@
 //! What the intake of a subscription, its workers and its handle share.
 
 use super::doing::{Doing, Running};
+use super::losses::Losses;
 use super::prepare::Rules;
 use super::waits::Waits;
 use crate::broker::Broker;
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) status: Mutex<Status>,
     pub(crate) window_full: Mutex<Option<Since<Place>>>,
     pub(crate) broker_error: Mutex<Option<Since<String>>>,
+    pub(crate) losses: Mutex<Losses>,
+    pub(crate) topics: Vec<Arc<str>>,
     pub(crate) waits: Waits,
 }
 
@@ -126,6 +129,16 @@ impl Shared {
         }
         if let Some(Since { what, since }) = &*self.window_full.lock() {
             problems.push(Problem::WindowFull { place: what.clone(), age: age(*since) });
+        }
+        for ((topic, partition), loss) in self.losses.lock().shown(now) {
+            problems.push(Problem::Lost {
+                topic: self.topics[*topic as usize].to_string(),
+                partition: *partition,
+                offsets: loss.offsets,
+                records: loss.records,
+                reason: loss.reason.clone(),
+                age: age(loss.at),
+            });
         }
         let (hung, running) = self.hung(most);
         let others = problems.len() + hung;

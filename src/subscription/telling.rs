@@ -3,7 +3,8 @@
 use super::intake::Intake;
 use super::runner::Invoke;
 use super::shared::Since;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Gone};
+use crate::delivery::Partition;
 use crate::foreign;
 use crate::observe::health::Status;
 use std::time::Instant;
@@ -36,6 +37,24 @@ impl<I: Invoke> Intake<I> {
         }
     }
 
+    /// A log has no more what the group had a right to.
+    pub(super) fn gone(&mut self, id: Partition, gone: Gone, now: Instant) {
+        let shared = &self.setup.shared;
+        let Gone { records, count, reason } = &gone;
+        foreign::error!(
+            topic = &*shared.topics[id.topic as usize],
+            partition = id.partition,
+            group = &*shared.group,
+            first = (!records.is_empty()).then_some(records.start),
+            last = records.end.checked_sub(1).filter(|_| !records.is_empty()),
+            records = count,
+            reason,
+            "records of the log are gone; the group goes on with the first that is there"
+        );
+        self.tally.lost += count;
+        shared.losses.lock().add((id.topic, id.partition), gone, now);
+    }
+
     /// Looks for what lasts, and says it: after 1, 2, 4, ... seconds, then every minute.
     pub(super) fn tick(&mut self, now: Instant) {
         if !self.timers.tick_is_due(now) {
@@ -48,7 +67,7 @@ impl<I: Invoke> Intake<I> {
                 Some((ledger.distance(), topic, partition, ledger.oldest_pending()?))
             });
             let (_, topic, partition, offset) = behind.max()?;
-            let what = shared.place_of(&self.setup.topics[topic as usize], partition, offset);
+            let what = shared.place_of(&self.setup.shared.topics[topic as usize], partition, offset);
             Some(Since { what, since })
         });
         *shared.window_full.lock() = oldest;

@@ -1,11 +1,13 @@
 //! The broker that these tests share, and what they do with it besides.
 
+use crate::support::number;
 use crate::support::servers::{self, Server};
-use keylane::{Bus, Config};
+use keylane::{Bus, Config, Envelopes, Subscription, SubscriptionBuilder};
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A topic and a group that no other test has.
@@ -63,4 +65,31 @@ pub fn committed(port: u16, group: &str, topic: &str, partition: i32) -> Option<
         Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
         _ => None,
     }
+}
+
+/// Commits a position of partition 0, with text beside it, as another program would.
+pub fn commit_by_hand(group: &str, topic: &str, offset: i64, text: &str) {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .set("group.id", group)
+        .create()
+        .expect("a client");
+    let mut list = TopicPartitionList::new();
+    let mut element = list.add_partition(topic, 0);
+    element.set_offset(Offset::Offset(offset)).expect("a valid offset");
+    element.set_metadata(text);
+    consumer.commit(&list, CommitMode::Sync).expect("the broker answers");
+}
+
+pub type Seen = Arc<Mutex<Vec<u64>>>;
+
+/// Starts a subscription that handles everything, and notes the numbers of what it handled.
+pub fn noting(builder: SubscriptionBuilder<Envelopes>) -> (Subscription, Seen) {
+    let seen = Seen::default();
+    let handled = seen.clone();
+    let subscription = builder.handle(move |event| {
+        handled.lock().unwrap().push(number(event));
+        Ok(())
+    });
+    (subscription.unwrap(), seen)
 }

@@ -9,6 +9,7 @@ mod failures;
 mod false_acks;
 mod keys;
 mod load;
+mod logs;
 mod positions;
 mod rebalance;
 mod security;

@@ -1,29 +1,15 @@
 //! What a group remembers: positions, what was settled ahead of them, where it begins, gaps.
 
-use crate::cluster::{committed, connect, connect_to, fresh, shared};
+use crate::cluster::{commit_by_hand, committed, connect, connect_to, fresh, noting, shared};
 use crate::support::servers::lease_listener;
 use crate::support::servers::proxy::{Protocol, Proxy};
 use crate::support::{capture_log, eventually, logged, number, numbered, within};
-use keylane::{Envelopes, HandlerError, Record, Start, Subscription, SubscriptionBuilder, Then};
+use keylane::{HandlerError, Record, Start, Then};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-type Seen = Arc<Mutex<Vec<u64>>>;
-
-/// Starts a subscription that handles everything, and notes the numbers of what it handled.
-fn noting(builder: SubscriptionBuilder<Envelopes>) -> (Subscription, Seen) {
-    let seen = Seen::default();
-    let handled = seen.clone();
-    let subscription = builder.handle(move |event| {
-        handled.lock().unwrap().push(number(event));
-        Ok(())
-    });
-    (subscription.unwrap(), seen)
-}
 
 #[test]
 fn what_was_settled_ahead_is_not_handled_again_after_a_crash() {
@@ -77,16 +63,7 @@ fn a_position_with_somebody_elses_text_beside_it_is_a_position() {
     for n in 0..10 {
         bus.publish(&topic, numbered("key", n)).wait().unwrap();
     }
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
-        .set("group.id", &topic)
-        .create()
-        .unwrap();
-    let mut list = TopicPartitionList::new();
-    let mut element = list.add_partition(&topic, 0);
-    element.set_offset(Offset::Offset(4)).unwrap();
-    element.set_metadata("somebody's");
-    consumer.commit(&list, CommitMode::Sync).unwrap();
+    commit_by_hand(&topic, &topic, 4, "somebody's");
     let (_orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&topic));
     eventually("the rest is handled", || seen.lock().unwrap().len() == 6).unwrap();
     assert_eq!(*seen.lock().unwrap(), (4..10).collect::<Vec<_>>());

@@ -1,8 +1,9 @@
 //! Where a group begins in the partitions that come to it.
 
+use super::beginning::{Begin, begin};
 use super::commits::TopicPartition;
 use super::group::{Client, Group, LOOK};
-use crate::broker::{Position, Start, position_text};
+use crate::broker::Start;
 use crate::foreign;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaResult;
@@ -18,7 +19,7 @@ impl Group {
         &self,
         client: &Client,
         list: &TopicPartitionList,
-    ) -> Option<Vec<(TopicPartition, Position)>> {
+    ) -> Option<Vec<(TopicPartition, Begin)>> {
         let mut shown = false;
         loop {
             if self.is_closing() || client.assignment_lost() {
@@ -47,7 +48,7 @@ impl Group {
         &self,
         client: &Client,
         list: &TopicPartitionList,
-    ) -> KafkaResult<Vec<(TopicPartition, Position)>> {
+    ) -> KafkaResult<Vec<(TopicPartition, Begin)>> {
         if list.count() == 0 {
             return Ok(Vec::new());
         }
@@ -59,37 +60,33 @@ impl Group {
             element.error()?;
             let (topic, partition) = (element.topic(), element.partition());
             let Some(place) = self.place(topic, partition) else { continue };
-            let position = if let Offset::Offset(offset) = element.offset() {
-                let (low, _) = client.fetch_watermarks(topic, partition, ASK)?;
-                let watermark = offset as u64;
-                let mut ahead = position_text::decode(element.metadata(), watermark);
-                if low > offset {
-                    let group = &*self.spec().group;
-                    foreign::error!(
-                        topic,
-                        partition,
-                        group,
-                        offset,
-                        first = low,
-                        "records were removed from the topic before the group had handled them; it goes on with the \
-                         first that is left"
-                    );
-                    ahead.retain_mut(|range| {
-                        range.start = range.start.max(low as u64);
-                        range.start < range.end
-                    });
-                }
-                Position { watermark: watermark.max(low as u64), ahead }
-            } else {
-                let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
-                let watermark = match self.spec().start {
-                    Start::Earliest => low,
-                    Start::Latest => high,
-                };
-                begun.add_partition_offset(topic, partition, Offset::Offset(watermark))?;
-                Position { watermark: watermark as u64, ahead: Vec::new() }
+            let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
+            let found = match element.offset() {
+                Offset::Offset(offset) => Some((offset as u64, element.metadata())),
+                _ => None,
             };
-            positions.push((place, position));
+            let start = if self.own.lock().is_later(place) { Start::Earliest } else { self.spec().start };
+            let begin = begin(found, (low as u64, high as u64), start);
+            if let Some(text) = &begin.unread {
+                let group = &*self.spec().group;
+                foreign::warn!(
+                    topic,
+                    partition,
+                    group,
+                    offset = begin.position.watermark,
+                    text,
+                    "what stands beside the committed offset is not believed: records that were handled ahead of it may \
+                     be handled again"
+                );
+            }
+            if found.is_none() {
+                begun.add_partition_offset(
+                    topic,
+                    partition,
+                    Offset::Offset(begin.position.watermark.cast_signed()),
+                )?;
+            }
+            positions.push((place, begin));
         }
         // From here on the group has a position: whatever comes later is not skipped after a crash.
         if self.spec().start == Start::Latest && begun.count() > 0 {

@@ -1,12 +1,13 @@
 //! What the client tells its thread inside a poll: partitions that come and go, answers to commits, errors.
 
+use super::beginning::Begin;
 use super::broker_health::Kind;
 use super::client;
 use super::commit_later::begin_commit;
 use super::commits::{Answer, TopicPartition};
 use super::handoff::Handoff;
 use super::stall::Watch;
-use crate::broker::{ConsumerSpec, Partition};
+use crate::broker::{ConsumerSpec, Gone, Partition, Polled};
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
 use crate::wait::Parker;
@@ -50,12 +51,25 @@ pub(super) struct Own {
     pub(super) has_worked: bool,
     /// Partitions came or went.
     pub(super) is_reassigned: bool,
+    /// How many partitions each topic had when this member began; none where that is not known.
+    pub(super) partitions_before: Vec<Option<u32>>,
+    /// Partitions that this member has had before.
+    had: BTreeSet<TopicPartition>,
+    /// What logs were found to have no more, to be told.
+    pub(super) gone: Vec<(Partition, Gone)>,
 }
 
 impl Own {
     pub(super) fn find(&mut self, topic: usize, partition: i32) -> Option<&mut Assigned> {
         let index = (*self.index.get(topic)?.get(usize::try_from(partition).ok()?)?)?;
         self.assigned.get_mut(index)
+    }
+
+    /// Whether a partition without a position is one that came while the group was there, so that its first record is the
+    /// group's: it was added, or its topic was made anew.
+    pub(super) fn is_later(&self, place: TopicPartition) -> bool {
+        let before = self.partitions_before.get(place.0 as usize).copied().flatten();
+        self.had.contains(&place) || before.is_some_and(|before| place.1 >= before)
     }
 
     fn changed(&mut self) {
@@ -196,8 +210,8 @@ impl Group {
             self.positions(client, list).unwrap_or_default().into_iter().collect();
         for mut element in list.elements() {
             let place = self.place(element.topic(), element.partition());
-            if let Some(position) = place.and_then(|place| positions.get(&place)) {
-                let offset = Offset::Offset(position.watermark.cast_signed());
+            if let Some(begin) = place.and_then(|place| positions.get(&place)) {
+                let offset = Offset::Offset(begin.position.watermark.cast_signed());
                 element.set_offset(offset).expect("an offset is not negative");
             }
         }
@@ -210,11 +224,15 @@ impl Group {
         let now = Instant::now();
         let mut own = self.own.lock();
         let mut state = self.handoff.state.lock();
-        for ((topic, partition), position) in positions {
+        for ((topic, partition), Begin { position, gone, .. }) in positions {
             state.generations += 1;
             let partition = Partition { topic, partition, generation: state.generations };
             let next = position.watermark;
             state.mailbox.assign(partition, position);
+            if let Some(gone) = gone {
+                state.mailbox.push_event(Polled::Gone(partition, gone));
+            }
+            own.had.insert((topic, partition.partition));
             own.assigned.push(Assigned { partition, next, watch: Watch::new(now), is_stopped: false });
         }
         own.changed();

@@ -335,7 +335,10 @@ mod tests {
                                     "order or loss"
                                 );
                             }
-                            Polled::Revoked(_) | Polled::Lost(_) | Polled::CommitFailed(..) => {}
+                            Polled::Revoked(_)
+                            | Polled::Lost(_)
+                            | Polled::CommitFailed(..)
+                            | Polled::Gone(..) => {}
                         }
                     }
                     let waits = known.values().any(|known| !known.is_paused && !known.expected.is_empty());

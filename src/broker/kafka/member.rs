@@ -1,7 +1,7 @@
 //! The thread of one member of a consumer group: it owns the client, and nothing else calls it.
 
 use super::arena::Arena;
-use super::broker_health::{BrokerHealth, Kind, Sign};
+use super::broker_health::{BrokerHealth, Sign};
 use super::client;
 use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
@@ -10,8 +10,10 @@ use super::headers::each_header;
 use super::marks::Asker;
 use super::properties::Properties;
 use super::question::{self, Question};
+use super::silence::{find_stalled, removed};
 use super::topics;
-use crate::broker::{BrokerError, Budget, Fetched};
+use super::watermarks::known_low;
+use crate::broker::{BrokerError, Budget, Fetched, Polled};
 use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Parker;
@@ -21,7 +23,6 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::Offset;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,9 @@ impl Member {
         let waker = parker.waker().clone();
         client.set_nonempty_callback(move || waker.wake_by_ref());
         let topics: Vec<&str> = setup.handoff.spec.topics.iter().map(|topic| &**topic).collect();
+        let before = |topic: &&str| topics::look_up(client.client(), topic, ASK).ok().flatten();
+        let before: Vec<_> = topics.iter().map(|topic| before(topic).map(|found| found.partitions)).collect();
+        client.context().own.lock().partitions_before = before;
         client.subscribe(&topics)?;
         Ok(Self {
             handoff: setup.handoff.clone(),
@@ -198,6 +202,13 @@ impl Member {
                 }
             }
         };
+        let gone = std::mem::take(&mut self.client.context().own.lock().gone);
+        if !gone.is_empty() {
+            let mut state = self.handoff.state.lock();
+            gone.into_iter().for_each(|(of, gone)| state.mailbox.push_event(Polled::Gone(of, gone)));
+            drop(state);
+            self.handoff.wake_subscription();
+        }
         if self.arena.records() > 0 {
             self.fetched.extend(self.arena.drain());
             {
@@ -289,7 +300,7 @@ impl Member {
             self.handoff.wake_subscription();
         }
         if self.health.reason().is_none() {
-            self.find_stalled(now);
+            find_stalled(&self.client, &self.handoff, now);
         }
     }
 
@@ -318,48 +329,6 @@ impl Member {
                 Question::Reached => self.client.context().passed(&self.client),
             };
             self.asker.ask((question, promise), passed);
-        }
-    }
-
-    /// Asks about one partition that was quiet for long, and fetches anew where there is more than arrived.
-    fn find_stalled(&mut self, now: Instant) {
-        let group = self.client.context();
-        let quiet = {
-            let own = group.own.lock();
-            let quiet =
-                own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
-            quiet.map(|assigned| (assigned.partition, assigned.next))
-        };
-        let Some((partition, next)) = quiet else { return };
-        let (topic, number) =
-            (&*self.handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
-        let end = self.client.fetch_watermarks(topic, number, ASK);
-        let is_stalled = {
-            let mut own = group.own.lock();
-            let Some(assigned) = own.find(partition.topic as usize, number) else { return };
-            match end {
-                Ok((_, end)) => assigned.watch.answered(next, end as u64, now),
-                Err(error) => {
-                    assigned.watch.is_alive(now);
-                    own.heard.push((Kind::Connection, error.to_string()));
-                    false
-                }
-            }
-        };
-        if !is_stalled {
-            return;
-        }
-        foreign::warn!(
-            topic,
-            partition = number,
-            offset = next,
-            group = &*self.handoff.spec.group,
-            "nothing has arrived for long though the broker has more: fetching it anew"
-        );
-        if let Err(error) =
-            self.client.seek(topic, number, Offset::Offset(next.cast_signed()), Duration::ZERO)
-        {
-            foreign::warn!(%error, topic, partition = number, "it could not be fetched anew");
         }
     }
 
@@ -420,13 +389,20 @@ fn take(
     let mut own = client.context().own.lock();
     let Some(assigned) = topic.and_then(|topic| own.find(topic, message.partition())) else { return false };
     let offset = message.offset() as u64;
-    // Fetched again after a pause, or from a time before the partition was ours.
+    // Fetched again after a pause, or from a time before the partition was ours; or the log is another one.
     if offset < assigned.next {
+        assigned.watch.is_suspect(now);
         return false;
     }
+    let (next, partition) = (assigned.next, assigned.partition);
     assigned.next = offset + 1;
     assigned.watch.is_alive(now);
-    let partition = assigned.partition;
+    // A gap may be what transactions and compaction leave: the log's start tells, as the broker said it last.
+    if offset > next
+        && let Some(low) = known_low(client, message).filter(|low| *low > next)
+    {
+        own.gone.push((partition, removed(next, low.min(offset))));
+    }
     drop(own);
     let timestamp_ms = message.timestamp().to_millis().map_or(0, |ms| ms.max(0) as u64);
     let value = message.payload().unwrap_or_default();

@@ -8,6 +8,7 @@
 mod answers;
 mod arena;
 mod begin;
+mod beginning;
 mod broker_health;
 mod client;
 mod commit_later;
@@ -25,10 +26,12 @@ mod properties;
 mod publishes;
 mod question;
 mod queue_waker;
+mod silence;
 mod stall;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod watermarks;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};
 use crate::config::{BusUrl, Config};

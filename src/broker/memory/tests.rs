@@ -85,7 +85,9 @@ impl Joined {
                 Polled::Revoked(partition) => self.revoked.push(partition),
                 Polled::Lost(partition) => self.lost.push(partition),
                 Polled::Record(fetched) => records.push(fetched),
-                Polled::CommitFailed(..) => unreachable!("a commit in memory answers at once"),
+                Polled::CommitFailed(..) | Polled::Gone(..) => {
+                    unreachable!("a commit in memory answers at once")
+                }
             }
         }
         records
@@ -483,7 +485,10 @@ fn threads_that_sleep_for_room_and_for_records_lose_no_wake_and_no_record() {
                                     wakers.lock().iter().for_each(Waker::wake_by_ref);
                                 }
                             }
-                            Polled::Assigned(..) | Polled::Lost(_) | Polled::CommitFailed(..) => {}
+                            Polled::Assigned(..)
+                            | Polled::Lost(_)
+                            | Polled::CommitFailed(..)
+                            | Polled::Gone(..) => {}
                         }
                     }
                 }

@@ -453,7 +453,9 @@ impl World {
                     ensure!(member.held.remove(&token).is_some(), "lost what was not assigned: {token:?}");
                     self.past.push((member.group, token));
                 }
-                Polled::CommitFailed(..) => unreachable!("a commit in memory answers at once"),
+                Polled::CommitFailed(..) | Polled::Gone(..) => {
+                    unreachable!("a commit in memory answers at once")
+                }
                 Polled::Record(fetched) => {
                     records += 1;
                     bytes += fetched.record.size();
