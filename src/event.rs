@@ -5,6 +5,7 @@ use crate::delivery::Assignment;
 use crate::envelope::{Envelope, Parsed};
 use crate::observe::health::Place;
 use crate::record::Headers;
+use crate::route::key_text;
 use crate::sync::{Arc, OnceLock};
 use crate::wait::Cancellation;
 use std::fmt;
@@ -59,10 +60,10 @@ pub(crate) enum Aggregate {
     None,
     /// In the Envelope that was parsed.
     Envelope,
-    /// The record's key, which was checked.
+    /// The record's key.
     Key,
     /// Somewhere else: a header, a subject, a function of the user's.
-    Text(Box<str>),
+    Bytes(Box<[u8]>),
 }
 
 impl Arrived {
@@ -154,13 +155,19 @@ impl Event {
         self.inner().record.timestamp()
     }
 
-    /// What the record is ordered by; none: it has no order.
+    /// What the record is ordered by, as text; none: it has no order, or what orders it is no text (a key of other bytes,
+    /// which [`key`](Self::key) has).
     pub fn aggregate_id(&self) -> Option<&str> {
+        std::str::from_utf8(self.ordered_by()?).ok()
+    }
+
+    /// What the record is ordered by.
+    fn ordered_by(&self) -> Option<&[u8]> {
         match &self.inner().aggregate {
             Aggregate::None => None,
-            Aggregate::Envelope => Some(self.inner().envelope.get()?.aggregate_id(self.value())),
-            Aggregate::Key => std::str::from_utf8(self.key()?).ok(),
-            Aggregate::Text(text) => Some(text),
+            Aggregate::Envelope => Some(self.inner().envelope.get()?.aggregate_id(self.value()).as_bytes()),
+            Aggregate::Key => self.key(),
+            Aggregate::Bytes(bytes) => Some(bytes),
         }
     }
 
@@ -217,7 +224,7 @@ impl Event {
             topic: self.topic().to_owned(),
             partition: self.partition(),
             offset: self.offset(),
-            key: self.aggregate_id().map(str::to_owned),
+            key: self.ordered_by().map(key_text),
         }
     }
 }

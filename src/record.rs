@@ -189,7 +189,7 @@ impl Iterator for Encoded<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// What the broker partitions by, and one of the places where routing looks for the aggregate id.
+    /// What the broker partitions by, and one of the places where routing looks for what the record is ordered by. Any bytes.
     pub key: Option<Bytes>,
     /// The payload, untouched.
     pub value: Bytes,

@@ -6,10 +6,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a subscription finds the aggregate id of a record, by which the record is kept in order.
+/// Where a subscription finds what a record is ordered by.
 ///
-/// An aggregate id has 1 to 256 bytes of `A-Za-z0-9:_-./`. A record without one has no order: it goes to any worker
-/// in turn and is counted, and a subscription to Envelopes says so. Of a header that is repeated the first counts.
+/// What has a key has order, whatever the key is made of: an e-mail address, a name in any alphabet, bytes. The aggregate
+/// id of an Envelope alone has an alphabet, 1 to 256 bytes of `A-Za-z0-9:_-./`. A record in which nothing is found has no
+/// order: it goes to any worker in turn and is counted, and a subscription to Envelopes says so. Of a header that is
+/// repeated the first counts.
 ///
 /// ```
 /// use keylane::Route;
@@ -26,8 +28,8 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Route {
-    /// The first that is valid: the Envelope's aggregate id, the header `X-Aggregate-ID` (in any case), the key of
-    /// the record, the last token of its NATS subject. What is there and not valid is passed over.
+    /// The first that is there: the Envelope's aggregate id, the header `X-Aggregate-ID` (in any case) if it holds an
+    /// aggregate id, the key of the record, the last token of its NATS subject, the header whatever it holds.
     #[default]
     Auto,
     /// The Envelope's aggregate id alone.
@@ -40,7 +42,7 @@ pub enum Route {
     Subject(usize),
     /// No order: every worker in turn.
     RoundRobin,
-    /// What the function returns, `None` for a record without an order.
+    /// What the function returns; `None`, or an empty text, for a record without an order.
     ///
     /// It is called once for each record, on the thread that fetches, so it must be quick and must not block.
     With(Arc<dyn Fn(RecordView<'_>) -> Option<String> + Send + Sync>),
@@ -92,11 +94,8 @@ pub struct RecordView<'a> {
 /// What routing found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Routing<'a> {
-    /// The record belongs to this aggregate.
-    Aggregate { id: Cow<'a, str>, source: Source },
-    /// No order: something was there where the route looks, first of all here, but it is no aggregate id. A route
-    /// that names one place does not look into another one instead: that would be an order nobody asked for.
-    Invalid(Source),
+    /// The record is ordered by this.
+    Aggregate { id: Cow<'a, [u8]>, source: Source },
     /// No order: nothing was there where the route looks.
     Absent,
 }
@@ -112,8 +111,8 @@ pub(crate) enum Source {
 }
 
 impl Route {
-    /// The aggregate id that this route finds for a record of an Envelope subscription; none: the record would have no
-    /// order. Parses the record if its first byte is `{`.
+    /// What this route has a record of an Envelope subscription ordered by, bytes that are no text escaped; none: the
+    /// record would have no order. Parses the record if its first byte is `{`.
     ///
     /// ```
     /// use keylane::{Record, Route};
@@ -133,33 +132,37 @@ impl Route {
             envelope_aggregate_id: envelope.as_ref().map(Envelope::aggregate_id),
         };
         match self.find(view) {
-            Routing::Aggregate { id, .. } => Some(id.into_owned()),
-            Routing::Invalid(_) | Routing::Absent => None,
+            Routing::Aggregate { id, .. } => Some(key_text(&id)),
+            Routing::Absent => None,
         }
     }
 
-    /// Finds the aggregate that a record belongs to.
+    /// Finds what a record is ordered by.
     pub(crate) fn find<'a>(&self, record: RecordView<'a>) -> Routing<'a> {
         let envelope = || Routing::of_text(Source::Envelope, record.envelope_aggregate_id);
-        let header = |name| Routing::of(Source::Header, record.headers.get(name));
+        let header = |name| Routing::of(Source::Header, record.headers.get(name).filter(|id| !id.is_empty()));
+        // Also one of no bytes: its publisher said that the record has a key.
         let key = || Routing::of(Source::Key, record.key);
         let subject = |token| Routing::of_text(Source::Subject, token);
         match self {
-            Self::Auto => envelope()
-                .or_else(|| header(Envelope::AGGREGATE_ID_HEADER))
-                .or_else(key)
-                .or_else(|| subject(record.subject.and_then(|subject| subject.rsplit('.').next()))),
+            Self::Auto => {
+                let in_header = header(Envelope::AGGREGATE_ID_HEADER);
+                envelope()
+                    .or_else(|| in_header.clone().if_aggregate_id())
+                    .or_else(key)
+                    .or_else(|| subject(record.subject.and_then(|subject| subject.rsplit('.').next())))
+                    .or_else(|| in_header)
+            }
             Self::Envelope => envelope(),
             Self::Header(name) => header(name),
             Self::Key => key(),
             Self::Subject(n) => subject(record.subject.and_then(|subject| subject.split('.').nth(*n))),
             Self::RoundRobin => Routing::Absent,
             Self::With(function) => match function(record) {
-                Some(id) if check_aggregate_id(id.as_bytes()).is_ok() => {
-                    Routing::Aggregate { id: Cow::Owned(id), source: Source::Function }
+                Some(id) if !id.is_empty() => {
+                    Routing::Aggregate { id: Cow::Owned(id.into_bytes()), source: Source::Function }
                 }
-                Some(_) => Routing::Invalid(Source::Function),
-                None => Routing::Absent,
+                Some(_) | None => Routing::Absent,
             },
         }
     }
@@ -167,34 +170,31 @@ impl Route {
 
 impl<'a> Routing<'a> {
     fn of(source: Source, found: Option<&'a [u8]>) -> Self {
-        match found.map(std::str::from_utf8) {
-            Some(Ok(text)) => Self::of_text(source, Some(text)),
-            Some(Err(_)) => Self::Invalid(source),
-            None => Self::Absent,
-        }
+        found.map_or(Self::Absent, |id| Self::Aggregate { id: Cow::Borrowed(id), source })
     }
 
     fn of_text(source: Source, found: Option<&'a str>) -> Self {
-        match found {
-            Some(id) if check_aggregate_id(id.as_bytes()).is_ok() => {
-                Self::Aggregate { id: Cow::Borrowed(id), source }
-            }
-            Some(_) => Self::Invalid(source),
-            None => Self::Absent,
-        }
+        Self::of(source, found.map(str::as_bytes).filter(|id| !id.is_empty()))
     }
 
-    /// This if it is an aggregate, else the next; of places that are all invalid the first is told.
     fn or_else(self, next: impl FnOnce() -> Self) -> Self {
         match self {
             Self::Aggregate { .. } => self,
             Self::Absent => next(),
-            Self::Invalid(_) => match next() {
-                aggregate @ Self::Aggregate { .. } => aggregate,
-                Self::Invalid(_) | Self::Absent => self,
-            },
         }
     }
+
+    fn if_aggregate_id(self) -> Self {
+        match self {
+            Self::Aggregate { ref id, .. } if check_aggregate_id(id).is_ok() => self,
+            _ => Self::Absent,
+        }
+    }
+}
+
+/// How a key is shown: as the text that it is, else with its bytes escaped.
+pub(crate) fn key_text(key: &[u8]) -> String {
+    std::str::from_utf8(key).map_or_else(|_| key.escape_ascii().to_string(), str::to_owned)
 }
 
 /// Whether a plain record is worth parsing as an Envelope: its first byte is `{`.

@@ -1,4 +1,4 @@
-//! Headers, keys and values of any bytes are routed to a valid aggregate id or to none.
+//! Headers, keys and values of any bytes are routed to what is in one of them or to nothing.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: (Vec<(String, Vec<u8>)>, Option<Vec<u8>>, Vec<u8>)| {

@@ -13,7 +13,8 @@ pub struct Place {
     pub partition: u32,
     /// The offset (on a stream its sequence).
     pub offset: u64,
-    /// The aggregate id; none for a record without one, or where nobody can tell it any more.
+    /// What it is ordered by, bytes that are no text escaped; none for a record without an order, or where nobody can tell
+    /// it any more.
     pub key: Option<String>,
 }
 

@@ -126,7 +126,7 @@ counters! {
     discarded,
     /// Given back to the broker with a delay.
     redelivered,
-    /// That had no aggregate id and so no order.
+    /// That had no aggregate id, no key and so no order.
     without_aggregate,
     /// That were gone from the log before a handler saw them.
     lost,

@@ -254,7 +254,8 @@ impl<K> SubscriptionBuilder<K> {
         self
     }
 
-    /// Where the aggregate id of a record is found. Default: the first valid one of Envelope, header, key, subject.
+    /// Where that is found by which a record is ordered. Default: the first that is there of an Envelope's aggregate id, the
+    /// header `X-Aggregate-ID`, the key of the record, its subject; see [`Route::Auto`](crate::Route::Auto).
     pub fn route(mut self, route: Route) -> Self {
         self.route = route;
         self

@@ -380,8 +380,7 @@ impl<I: Invoke> Intake<I> {
                     topic = &*assignment.topic,
                     partition = id.partition,
                     offset = fetched.offset,
-                    invalid = ?prepared.invalid,
-                    "a record of an Envelope subscription has no aggregate id, so it has no order"
+                    "a record of an Envelope subscription has no aggregate id and no key, so it has no order"
                 );
             }
             self.round_robin.next_key()

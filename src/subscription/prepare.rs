@@ -17,11 +17,9 @@ pub(crate) struct Rules {
 
 /// What routing and parsing have found out about a record.
 pub(super) struct Prepared {
-    /// What it is ordered by; none: it has no aggregate id and so no order.
+    /// What it is ordered by; none: it has no order.
     pub(super) key: Option<Key>,
     pub(super) aggregate: Aggregate,
-    /// Where something was found that is no aggregate id, if `key` is none.
-    pub(super) invalid: Option<Source>,
     pub(super) envelope: Option<Parsed>,
     pub(super) next: Next,
 }
@@ -58,7 +56,7 @@ pub(super) fn prepare(
         Ok(routing) => (routing, None),
         Err(message) => {
             let reason = format!("the function that routes it panicked: {message}");
-            (Routing::Invalid(Source::Function), Some(reason))
+            (Routing::Absent, Some(reason))
         }
     };
     let reason = unroutable.or(unhandleable);
@@ -76,10 +74,7 @@ fn find_unparsed<'a>(route: &Route, record: RecordView<'a>) -> Option<Routing<'a
         Route::Auto => {
             let key = record.key.filter(|key| begins_with_aggregate(record.value, key))?;
             let header = record.headers.get(Envelope::AGGREGATE_ID_HEADER);
-            let found = Route::Key.find(record);
-            let is_alike =
-                header.is_none_or(|header| header == key) && matches!(found, Routing::Aggregate { .. });
-            is_alike.then_some(found)
+            header.is_none_or(|header| header == key).then(|| Route::Key.find(record))
         }
     }
 }
@@ -112,20 +107,19 @@ impl Rules {
 
 impl Prepared {
     fn new(routing: Routing<'_>, next: Next) -> Self {
-        let (key, aggregate, invalid) = match routing {
+        let (key, aggregate) = match routing {
             Routing::Aggregate { id, source } => {
-                let key = Key::of(id.as_bytes());
+                let key = Key::of(&id);
                 let aggregate = match source {
                     Source::Envelope => Aggregate::Envelope,
                     Source::Key => Aggregate::Key,
-                    Source::Header | Source::Subject | Source::Function => Aggregate::Text(id.into()),
+                    Source::Header | Source::Subject | Source::Function => Aggregate::Bytes(id.into()),
                 };
-                (Some(key), aggregate, None)
+                (Some(key), aggregate)
             }
-            Routing::Invalid(source) => (None, Aggregate::None, Some(source)),
-            Routing::Absent => (None, Aggregate::None, None),
+            Routing::Absent => (None, Aggregate::None),
         };
-        Self { key, aggregate, invalid, envelope: None, next }
+        Self { key, aggregate, envelope: None, next }
     }
 }
 
@@ -170,16 +164,19 @@ mod tests {
         for takes_envelopes in [true, false] {
             let found = prepared(Route::Key, takes_envelopes, Record::new(vec![b'x'; 301]));
             assert!(matches!(found.next, Next::Unhandleable(why) if why.contains("301 bytes")));
-            assert_eq!((found.key, found.invalid), (None, None));
+            assert_eq!(found.key, None);
         }
     }
 
     #[test]
-    fn a_key_that_is_no_aggregate_id_and_a_route_that_panics_give_no_order() {
-        let found = prepared(Route::Key, false, Record::new("paid").with_key("no id"));
-        assert_eq!((found.key, found.invalid, found.next), (None, Some(Source::Key), Next::Attempt));
+    fn a_key_of_any_bytes_is_an_order_and_a_route_that_panics_is_none() {
+        for key in [&b"ann@example.com"[..], b"order 42", "m\u{fc}ller".as_bytes(), b"", b"\x00\xff"] {
+            let found = prepared(Route::Auto, false, Record::new("paid").with_key(key.to_vec()));
+            assert_eq!((found.key, found.next), (Some(Key::of(key)), Next::Attempt));
+        }
         let route = Route::With(Arc::new(|_| panic!("planted: a route")));
-        let found = prepared(route, false, Record::new("paid"));
+        let found = prepared(route, false, Record::new("paid").with_key("key"));
+        assert_eq!(found.key, None);
         assert!(matches!(found.next, Next::Unhandleable(why) if why.contains("planted: a route")));
     }
 
@@ -195,9 +192,9 @@ mod tests {
         found
     }
 
-    fn told(found: &Prepared, record: &FetchedRecord) -> (Option<Key>, Option<Source>, Next, Option<String>) {
+    fn told(found: &Prepared, record: &FetchedRecord) -> (Option<Key>, Next, Option<String>) {
         let id = found.envelope.as_ref().map(|envelope| envelope.aggregate_id(record.value()).to_owned());
-        (found.key, found.invalid, found.next.clone(), id)
+        (found.key, found.next.clone(), id)
     }
 
     fn records() -> impl Strategy<Value = Record> {

@@ -4,7 +4,7 @@ use crate::backend::{Backend, Cluster};
 use crate::ensure;
 use crate::support::order::Book;
 use crate::support::{Behaviour, Checked, Gate, KINDS, Kind, eventually, number, numbered};
-use keylane::{Bus, DeadLetter, Event, HandlerError, Retry, Subscription};
+use keylane::{Bus, DeadLetter, Event, HandlerError, Record, Retry, Subscription};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -273,4 +273,49 @@ pub fn other_subscriptions_go_on(backend: &dyn Backend) -> Checked {
     }
     eventually("the other subscription handled the key", || handled.load(Ordering::Relaxed) == 10)?;
     eventually("the key waits in the first subscription", || stuck.stats().waiting_keys == 1)
+}
+
+/// Keys as people use them: none but the first is an aggregate id.
+pub fn of_any_keys(backend: &dyn Backend) -> Checked {
+    let cluster = backend.cluster(3);
+    let bus = cluster.connect(&|_| {});
+    let topic = cluster.topic("orders");
+    let keys: [&[u8]; 7] = [
+        b"order-42",
+        b"ann@example.com",
+        b"order 42",
+        "m\u{fc}ller".as_bytes(),
+        b"{\"id\":1}",
+        &[0, 0, 0, 7, 200],
+        b"a.b*c>",
+    ];
+    let book = Arc::new(Book::default());
+    let pages = book.clone();
+    let handler: Behaviour = Arc::new(move |event| {
+        let key = event.key().map(|key| key.escape_ascii().to_string()).unwrap_or_default();
+        let n = std::str::from_utf8(event.value())?.parse()?;
+        pages.begin(&key, n);
+        // Later records of a key are through sooner, if they may run beside it.
+        std::thread::sleep(Duration::from_micros((50_u64).saturating_sub(n) * 20));
+        pages.end(&key, n, true);
+        Ok(())
+    });
+    let builder = bus.subscribe(&topic).group(cluster.group("keys")).workers(8);
+    let subscription = backend.start_plain(builder, Kind::Shared, handler)?;
+    let mut answers = Vec::new();
+    for n in 0..50 {
+        for key in keys {
+            answers.push(backend.publish(
+                &bus,
+                &topic,
+                Record::new(n.to_string()).with_key(key.to_vec()).into(),
+            ));
+        }
+    }
+    answers.into_iter().try_for_each(|answer| answer())?;
+    let all = 50 * keys.len() as u64;
+    eventually("all are handled", || book.over() == all || book.has_violation())?;
+    book.verdict()?;
+    ensure!(subscription.stats().without_aggregate == 0, "a key is none: {:?}", subscription.stats());
+    Ok(())
 }
