@@ -7,7 +7,7 @@ mod support;
 use keylane::memory::MemoryBroker;
 use keylane::{Bus, Config, PublishError, Receipt, Record, Status, TryPublishError};
 use std::time::Duration;
-use support::eventually;
+use support::{capture_log, eventually, logged};
 
 fn broker(tune: impl FnOnce(&mut Config)) -> (MemoryBroker, Bus) {
     let broker = MemoryBroker::builder().topic_with("t", 1).retention_records(10).build();
@@ -77,6 +77,7 @@ fn refused_time(refused: &TryPublishError) -> std::time::SystemTime {
 
 #[test]
 fn dropping_an_operation_withdraws_it_while_it_waits_for_room_and_not_after() {
+    capture_log();
     let (broker, bus) = broker(|config| config.publisher.records = 2);
     broker.faults().pause_deliveries(true);
     let mut ops: Vec<_> =
@@ -89,6 +90,20 @@ fn dropping_an_operation_withdraws_it_while_it_waits_for_room_and_not_after() {
     }
     bus.flush().wait();
     assert_eq!(stored(&broker), [0, 1, 2]);
+    assert_eq!(bus.publishing().withdrawn, 1);
+    assert!(logged(&["WARN", "records are not sent: their operations were dropped", "withdrawn=1"]) > 0);
+}
+
+#[test]
+fn what_is_withdrawn_in_a_crowd_is_counted() {
+    let (broker, bus) = broker(|config| config.publisher.records = 2);
+    broker.faults().pause_deliveries(true);
+    for n in 0..1_000_u32 {
+        drop(bus.publish("t", Record::new(n.to_le_bytes().to_vec()).with_key("k")));
+    }
+    broker.faults().pause_deliveries(false);
+    bus.flush().wait();
+    assert_eq!(broker.records("t").unwrap().len() as u64 + bus.publishing().withdrawn, 1_000);
 }
 
 #[test]

@@ -113,7 +113,8 @@ impl Bus {
     /// It takes effect at the call if the publisher's bounds have room, and otherwise in the order of the calls as
     /// room appears: records of one key are stored in the order in which they were published, also when one of them
     /// fails and is tried again. The operation is over when the broker has acknowledged the record. Dropping it
-    /// withdraws a record that still waits for room and leaves any other under way.
+    /// withdraws a record that still waits for room, which is logged and counted
+    /// ([`Publishing::withdrawn`](crate::Publishing::withdrawn)), and leaves any other under way.
     ///
     /// # Errors
     /// The operation fails when the topic, the key or a header is not valid or the record is too large (nothing is

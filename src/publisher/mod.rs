@@ -263,10 +263,11 @@ impl Inner {
         let publish =
             Publish { topic, record, reply, waits_for_room, keeps_place, since, error: None, room_seen: 0 };
         state.publishes.insert(id, publish);
-        state.sweep();
+        let (withdrawn, all_withdrawn) = (state.sweep(), state.withdrawn);
         // A broker in this process answers at once, or with a fault that starts the thread.
         let needs_watch = self.broker.is_remote() && !std::mem::replace(&mut state.is_watched, true);
         self.carry_out(state, out);
+        trouble::tell_withdrawn(withdrawn, all_withdrawn);
         if needs_watch {
             self.wake_thread();
         }
@@ -347,7 +348,10 @@ impl Inner {
             let room_seen = self.room.load(Ordering::Acquire);
             let Some(publish) = state.publishes.get_mut(&id) else { continue };
             if std::mem::take(&mut publish.waits_for_room) && publish.reply.is_detached() {
+                state.withdrawn += 1;
+                let all_withdrawn = state.withdrawn;
                 drop(state);
+                trouble::tell_withdrawn(1, all_withdrawn);
                 self.answered(id, Err(PublishFault::Permanent("withdrawn before it was sent".to_owned())));
                 continue;
             }

@@ -28,6 +28,8 @@ pub struct Publishing {
     pub waiting_for_room: u64,
     /// Sends beyond the first of a record, so far.
     pub retried: u64,
+    /// Records that are never sent, since their operations were dropped while they waited for room, so far.
+    pub withdrawn: u64,
     /// The record that has been unacknowledged for longest.
     pub oldest: Option<Unacknowledged>,
 }
@@ -67,6 +69,17 @@ pub struct Unacknowledged {
     pub error: Option<String>,
 }
 
+/// Says that records were withdrawn, at the first and whenever there are twice as many in all.
+pub(super) fn tell_withdrawn(now: u64, all: u64) {
+    if now > 0 && all.ilog2() != (all - now).checked_ilog2().unwrap_or(u32::MAX) {
+        foreign::warn!(
+            withdrawn = all,
+            "records are not sent: their operations were dropped while they waited for room; wait for the operation, or \
+             use `send`, which is over when there was room"
+        );
+    }
+}
+
 /// When the oldest publish is spoken of next.
 pub(super) struct Telling {
     after: Duration,
@@ -96,6 +109,7 @@ impl Inner {
             unacknowledged: state.line.records() as u64,
             waiting_for_room: state.line.waiting() as u64,
             retried: self.retried(),
+            withdrawn: state.withdrawn,
             oldest: state.oldest().map(|publish| publish.unacknowledged(now)),
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct UnderWay {
     pub(super) is_watched: bool,
     /// The number of those that waited for room when the ones nobody wants were last taken out.
     pub(super) waiting_after_sweep: usize,
+    /// Records whose operations were dropped while they waited for room, so that they are never sent.
+    pub(super) withdrawn: u64,
     pub(super) closing: Option<Closing>,
     pub(super) random: fastrand::Rng,
     pub(super) quiet: Quiet,
@@ -87,6 +89,7 @@ impl UnderWay {
             is_over: false,
             is_watched: false,
             waiting_after_sweep: 0,
+            withdrawn: 0,
             closing: None,
             random: fastrand::Rng::new(),
             quiet: Quiet::default(),
@@ -114,12 +117,12 @@ impl UnderWay {
     }
 
     /// Takes out publishes that wait for room and that nobody waits for any more, whenever their number has doubled:
-    /// what waits is bounded by what the callers hold.
-    pub(super) fn sweep(&mut self) {
+    /// what waits is bounded by what the callers hold. Tells how many.
+    pub(super) fn sweep(&mut self) -> u64 {
         if self.line.waiting() < 2 * self.waiting_after_sweep.max(32) {
-            return;
+            return 0;
         }
-        let publishes = &mut self.publishes;
+        let (publishes, before) = (&mut self.publishes, self.line.waiting());
         self.line.withdraw_where(|id| {
             let is_unwanted = publishes[&id].reply.is_detached();
             if is_unwanted {
@@ -128,6 +131,9 @@ impl UnderWay {
             is_unwanted
         });
         self.waiting_after_sweep = self.line.waiting();
+        let withdrawn = (before - self.waiting_after_sweep) as u64;
+        self.withdrawn += withdrawn;
+        withdrawn
     }
 }
 
