@@ -4,7 +4,8 @@
 
 mod support;
 
-use keylane::{Bus, HandlerError, Record, Start, Subscription};
+use keylane::memory::MemoryBroker;
+use keylane::{Bus, Config, DeadLetter, Envelope, HandlerError, Problem, Record, Start, Subscription};
 use std::sync::mpsc;
 use std::time::Duration;
 use support::{eventually, numbered};
@@ -101,4 +102,44 @@ fn a_held_record_goes_to_no_topic_that_is_not_there() {
     assert!(orders.dead_letter_held(held, "orders.dead").unwrap().wait());
     eventually("it is written", || orders.stats().dead_lettered == 1).unwrap();
     assert!(orders.held().is_empty());
+}
+
+#[test]
+fn a_dead_letter_that_is_refused_shows_and_is_an_operators() {
+    let large = Envelope::new("order-42", "order.paid", 1, "995").unwrap();
+    // It just fits; with the headers of a dead letter it does not.
+    let room = Record::from(&large).size() as u64 + 10;
+    let broker = MemoryBroker::builder().topic("orders").topic("orders.dead").retention_bytes(room).build();
+    let bus = broker.connect(Config::default()).unwrap();
+    let builder = bus.subscribe_envelopes("orders").group("billing").then(DeadLetter::to("orders.dead"));
+    let orders = builder
+        .handle(|event| match event.aggregate_id() {
+            Some("order-42") => Err(HandlerError::terminal("no such account")),
+            _ => Ok(()),
+        })
+        .unwrap();
+    bus.publish("orders", large).wait().unwrap();
+    eventually("it is an operator's", || orders.held().len() == 1).unwrap();
+    let held = orders.held().remove(0);
+    for part in ["no such account", "its dead letter could not be written", "orders.dead"] {
+        assert!(held.error.contains(part), "{part}: {}", held.error);
+    }
+    // Between two tries.
+    eventually("it is skipped", || orders.skip_held(&held).wait()).unwrap();
+    bus.publish("orders", numbered("order-7", 0)).wait().unwrap();
+    eventually("both are over", || orders.stats().in_flight == 0 && orders.stats().succeeded == 1).unwrap();
+    assert!(orders.health().is_healthy(), "{:?}", orders.health());
+}
+
+#[test]
+fn a_dead_letter_that_waits_for_its_topic_says_where_to_and_why() {
+    let broker = MemoryBroker::builder().topic("orders").topic("orders.dead").build();
+    broker.faults().fail_publishes_when(|topic, _| topic == "orders.dead");
+    let bus = broker.connect(Config::default()).unwrap();
+    let builder = bus.subscribe_envelopes("orders").group("billing").then(DeadLetter::to("orders.dead"));
+    let orders = builder.handle(|_| Err(HandlerError::terminal("no such account"))).unwrap();
+    bus.publish("orders", numbered("order-42", 0)).wait().unwrap();
+    let parts = ["no such account", "its dead letter is being written to `orders.dead`", "a planted fault"];
+    let says_all = |problem: &Problem| parts.iter().all(|part| problem.to_string().contains(part));
+    eventually("it is told", || orders.health().problems.iter().any(says_all)).unwrap();
 }

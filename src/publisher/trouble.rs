@@ -1,7 +1,7 @@
 //! What keeps publishes waiting, and how it is told.
 
-use super::Inner;
 use super::under_way::{Publish, UnderWay};
+use super::{Inner, Publisher};
 use crate::foreign;
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,18 @@ impl Inner {
             withdrawn: state.withdrawn,
             oldest: state.oldest().map(|publish| publish.unacknowledged(now)),
         }
+    }
+}
+
+impl Publisher {
+    /// What the last try of a record for this topic failed with that is still to be stored, the oldest of them.
+    pub(crate) fn trouble_with(&self, topic: &str) -> Option<String> {
+        let state = self.0.state.lock();
+        state
+            .publishes
+            .values()
+            .filter(|publish| *publish.topic == *topic)
+            .find_map(|publish| publish.error.clone())
     }
 }
 

@@ -124,7 +124,8 @@ impl Subscription {
         self.core.shared.losses.lock().acknowledge();
     }
 
-    /// The records that are held for an operator, each at the head of its key.
+    /// The records that are held for an operator, each at the head of its key; also those whose dead letters were refused,
+    /// which are written again and again until an operator decides otherwise.
     pub fn held(&self) -> Vec<Held> {
         let failing = self.core.shared.failing.lock();
         let mut held: Vec<_> = failing
@@ -228,7 +229,13 @@ impl Core {
         drop(self.pool.visit(move |waiting, _| {
             let mut found: Option<Key> = None;
             waiting.for_each(&mut |waiting: WaitingKey<'_, Delivery>| {
-                if waiting.job.token == token && waiting.waits_for == WaitsFor::Operator {
+                // Held, or its dead letter was refused and is to be written again.
+                let is_open = match waiting.waits_for {
+                    WaitsFor::Operator => true,
+                    WaitsFor::Time(_) => matches!(waiting.job.next, Next::DeadLetter { .. }),
+                    _ => false,
+                };
+                if waiting.job.token == token && is_open {
                     waiting.job.next = next.clone();
                     found = Some(waiting.key);
                 }
@@ -238,7 +245,7 @@ impl Core {
                 && let Some(promise) = promise.lock().take()
             {
                 if let Some(failing) = shared.failing.lock().get_mut(&token) {
-                    failing.is_held = false;
+                    (failing.is_held, failing.dead_letter) = (false, None);
                 }
                 promise.complete(true);
             }

@@ -249,6 +249,7 @@ impl<I: Invoke> Runner<I> {
             attempts,
             since: now,
             is_held,
+            dead_letter: None,
         });
         (entry.error, entry.attempts, entry.is_held) = (format!("{failure:#}"), attempts, is_held);
         drop(failing);
@@ -303,6 +304,9 @@ impl<I: Invoke> Runner<I> {
         }
         .headers();
         let record = event.record().with_headers(headers);
+        if let Some(failing) = self.shared.failing.lock().get_mut(&job.token) {
+            failing.dead_letter = Some(topic.clone());
+        }
         let op = self.shared.publisher.publish_any_size(topic, record);
         Outcome::Lease(Leased::DeadLetter { op }, None)
     }
@@ -335,6 +339,11 @@ impl<I: Invoke> Runner<I> {
             Err(_) if event.assignment().is_stopping() => self.returned(job),
             Err(error) => {
                 *tries = tries.saturating_add(1);
+                let failure = job.failure.as_ref().map(|failure| format!("{failure:#}")).unwrap_or_default();
+                if let Some(failing) = self.shared.failing.lock().get_mut(&job.token) {
+                    failing.error = format!("{failure}; its dead letter could not be written: {error}");
+                    (failing.is_held, failing.dead_letter) = (true, None);
+                }
                 let delay = dead_letter_backoff(*tries, self.random.f64());
                 foreign::error!(
                     topic = event.topic(), partition = event.partition(), offset = event.offset(),

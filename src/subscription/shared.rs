@@ -43,7 +43,10 @@ pub(crate) struct Failing {
     pub(crate) error: String,
     pub(crate) attempts: u32,
     pub(crate) since: Instant,
+    /// An operator may decide about it: it is held, or its dead letter was refused.
     pub(crate) is_held: bool,
+    /// Where its dead letter is being written.
+    pub(crate) dead_letter: Option<Arc<str>>,
 }
 
 /// A state that lasts, and since when.
@@ -149,7 +152,12 @@ impl Shared {
         let mut records: Vec<&Failing> = failing.values().collect();
         records.sort_unstable_by(|a, b| (b.is_held, &a.place).cmp(&(a.is_held, &b.place)));
         problems.extend(records.into_iter().take(most).map(|failing| {
-            let Failing { place, error, attempts, since, is_held } = failing.clone();
+            let Failing { place, mut error, attempts, since, is_held, dead_letter } = failing.clone();
+            if let Some(topic) = dead_letter {
+                let reason = self.publisher.trouble_with(&topic).map(|reason| format!(": {reason}"));
+                let reason = reason.unwrap_or_default();
+                error = format!("{error}; its dead letter is being written to `{topic}`{reason}");
+            }
             let age = age(since);
             if is_held {
                 Problem::Held { place, error, age }
