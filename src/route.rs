@@ -29,7 +29,8 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum Route {
     /// The first that is there: the Envelope's aggregate id, the header `X-Aggregate-ID` (in any case) if it holds an
-    /// aggregate id, the key of the record, the last token of its NATS subject, the header whatever it holds.
+    /// aggregate id, the key of the record, the last token of its NATS subject if it is one, the header whatever it
+    /// holds.
     #[default]
     Auto,
     /// The Envelope's aggregate id alone.
@@ -147,10 +148,12 @@ impl Route {
         match self {
             Self::Auto => {
                 let in_header = header(Envelope::AGGREGATE_ID_HEADER);
+                let in_subject = || subject(record.subject.and_then(|subject| subject.rsplit('.').next()));
                 envelope()
                     .or_else(|| in_header.clone().if_aggregate_id())
                     .or_else(key)
-                    .or_else(|| subject(record.subject.and_then(|subject| subject.rsplit('.').next())))
+                    // One that is anything else has no key in it, or the record's key came out of it.
+                    .or_else(|| in_subject().if_aggregate_id())
                     .or_else(|| in_header)
             }
             Self::Envelope => envelope(),

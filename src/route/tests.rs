@@ -99,9 +99,11 @@ fn expected(places: &[(Source, Option<Vec<u8>>)]) -> Routing<'static> {
     there.unwrap_or(Routing::Absent)
 }
 
-/// The places in the order in which `Route::Auto` looks: a header that holds no aggregate id is the last.
+/// The places in the order in which `Route::Auto` looks: a header that holds no aggregate id is the last, and a subject
+/// that does not is none.
 fn looked_at(record: &Record) -> Vec<(Source, Option<Vec<u8>>)> {
     let mut places = places(record).to_vec();
+    places[3].1.take_if(|token| !is_valid(token));
     if !places[1].1.as_ref().is_some_and(|id| is_valid(id)) {
         let header = places.remove(1);
         places.push(header);

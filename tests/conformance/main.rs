@@ -69,6 +69,8 @@ promises! {
     p1_order_through_failures_panics_and_retries: crate::p1_order::through_failures, Unordered;
     p1_order_over_several_topics: crate::p1_order::over_several_topics, Unordered;
     p1_whatever_a_key_is_made_of_it_has_order: crate::p1_order::of_any_keys, Unordered;
+    p1_the_places_of_a_key_have_an_order: crate::p1_order::of_places, Unordered;
+    records_without_a_key_go_to_all_workers: crate::p1_order::without_a_key, OneKey;
     p1_a_dead_letter_under_way_holds_its_key: crate::p1_order::behind_a_dead_letter, GivesUp;
     p1_order_through_rebalances: crate::p1_order::through_rebalances, Unordered;
     p1_order_through_crashes: crate::p1_order::through_crashes, Unordered;

@@ -319,3 +319,59 @@ pub fn of_any_keys(backend: &dyn Backend) -> Checked {
     ensure!(subscription.stats().without_aggregate == 0, "a key is none: {:?}", subscription.stats());
     Ok(())
 }
+
+/// The Envelope goes before the header, the header before the key.
+pub fn of_places(backend: &dyn Backend) -> Checked {
+    let cluster = backend.cluster(3);
+    let bus = cluster.connect(&|_| {});
+    let topic = cluster.topic("orders");
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let noted = found.clone();
+    let handler: Behaviour = Arc::new(move |event| {
+        noted.lock().unwrap().push(event.aggregate_id().map(str::to_owned));
+        Ok(())
+    });
+    let builder = bus.subscribe(&topic).group(cluster.group("places")).workers(1);
+    let _subscription = backend.start_plain(builder, Kind::Shared, handler)?;
+    let of_envelope = Record::new(Record::from(&numbered("of-envelope", 0)).value);
+    let named = |record: Record| record.with_key("of-key").with_header("x-aggregate-id", "of-header");
+    let records = [
+        named(of_envelope),
+        named(Record::new("plain")),
+        Record::new("plain").with_key("of-key"),
+        Record::new("plain").with_key("of-key").with_header("x-aggregate-id", "no id"),
+    ];
+    for record in records {
+        backend.publish(&bus, &topic, record.into())()?;
+    }
+    eventually("all are handled", || found.lock().unwrap().len() == 4)?;
+    let mut found = found.lock().unwrap().clone();
+    found.sort();
+    let expected = ["of-envelope", "of-header", "of-key", "of-key"].map(|id| Some(id.to_owned()));
+    ensure!(found == expected, "found {found:?}");
+    Ok(())
+}
+
+/// Records without a key wait for none, and each worker has its share of them.
+pub fn without_a_key(backend: &dyn Backend) -> Checked {
+    let cluster = backend.cluster(3);
+    let bus = cluster.connect(&|_| {});
+    let topic = cluster.topic("orders");
+    let handled = Arc::new(Mutex::new(HashMap::<String, u64>::new()));
+    let by_thread = handled.clone();
+    let handler: Behaviour = Arc::new(move |_| {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        *by_thread.lock().unwrap().entry(thread).or_default() += 1;
+        Ok(())
+    });
+    let builder = bus.subscribe(&topic).group(cluster.group("keyless")).workers(3);
+    let subscription = backend.start_plain(builder, Kind::Shared, handler)?;
+    let answers: Vec<_> =
+        (0..99).map(|n: u32| backend.publish(&bus, &topic, Record::new(n.to_string()).into())).collect();
+    answers.into_iter().try_for_each(|answer| answer())?;
+    eventually("all are handled", || handled.lock().unwrap().values().sum::<u64>() == 99)?;
+    let handled = handled.lock().unwrap().clone();
+    ensure!(handled.len() == 3 && handled.values().all(|count| *count == 33), "by worker: {handled:?}");
+    ensure!(subscription.stats().without_aggregate == 99, "{:?}", subscription.stats());
+    Ok(())
+}
