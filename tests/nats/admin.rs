@@ -53,6 +53,23 @@ impl Admin {
         });
     }
 
+    /// Deletes the stream and makes it again, with so many records in it, numbered from 0, before anybody looks.
+    pub fn make_anew(&self, name: &str, records: u64) {
+        let config = self.stream(name).config;
+        self.runtime.block_on(async {
+            self.jetstream.delete_stream(name).await.expect("it was there");
+            self.jetstream.create_stream(config).await.expect("it is made again");
+            for n in 0..records {
+                self.jetstream
+                    .publish(format!("{name}.key"), n.to_string().into())
+                    .await
+                    .expect("sent")
+                    .await
+                    .expect("stored");
+            }
+        });
+    }
+
     pub fn delete_consumer(&self, stream: &str, name: &str) {
         self.runtime.block_on(async {
             let stream = self.jetstream.get_stream(stream).await.expect("it is there");

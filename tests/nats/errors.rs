@@ -2,7 +2,7 @@
 
 use crate::admin::{Admin, configured};
 use crate::support::servers::{self, proxy::Protocol, proxy::Proxy};
-use crate::support::{capture_log, eventually, logged, number, numbered};
+use crate::support::{capture_log, eventually, logged, number, numbered, within};
 use crate::{connect, connect_to, server};
 use keylane::{
     BrokerError, Config, ConnectError, Envelope, Problem, PublishError, Record, Start, SubscribeError,
@@ -150,6 +150,45 @@ fn a_consumer_that_somebody_deletes_is_created_again_where_it_was() {
     eventually("it goes on", || came.lock().unwrap().len() >= 100).unwrap();
     assert_eq!(*came.lock().unwrap(), (0..100).collect::<Vec<_>>(), "nothing twice, nothing left out");
     assert!(logged(&["deleted by somebody", "deleted"]) > 0, "nobody said so");
+    eventually("it is healthy", || subscription.health().is_healthy()).unwrap();
+}
+
+#[test]
+fn a_stream_made_anew_is_handled_from_its_first_record_whatever_it_holds() {
+    let server = server(&["orders"]);
+    let admin = Admin::of(&server);
+    let bus = connect(&server, |_| {});
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let kept = came.clone();
+    let builder = bus.subscribe("orders").group("anew").start(Start::Latest);
+    let subscription = builder
+        .handle(move |event| {
+            let text = std::str::from_utf8(event.value())?;
+            kept.lock().unwrap().push(text.parse::<u64>()?);
+            Ok(())
+        })
+        .unwrap();
+    subscription.ready().wait().unwrap();
+    for n in 0..10 {
+        bus.publish("orders", Record::new(n.to_string()).with_key("key")).wait().unwrap();
+    }
+    eventually("all is handled", || came.lock().unwrap().len() == 10).unwrap();
+    for (time, records) in [(1, 50), (2, 10), (3, 3)] {
+        let before = came.lock().unwrap().len();
+        admin.make_anew("orders", records);
+        within(Duration::from_secs(30), "the new stream is handled", || {
+            came.lock().unwrap().len() == before + records as usize
+        })
+        .unwrap();
+        assert_eq!(came.lock().unwrap()[before..], (0..records).collect::<Vec<_>>());
+        let told = subscription.health().problems.into_iter().find_map(|problem| match problem {
+            Problem::Lost { records, reason, .. } => Some((records, reason)),
+            _ => None,
+        });
+        let (lost, reason) = told.expect("health tells of it");
+        assert!(lost == 0 && reason.contains("made anew"), "{time}: {lost} {reason}");
+        subscription.acknowledge_lost();
+    }
     eventually("it is healthy", || subscription.health().is_healthy()).unwrap();
 }
 

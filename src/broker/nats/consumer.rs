@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// What a member is told.
 pub(super) enum Command {
-    /// These are over, and so much was taken out of the mailbox.
-    Turn { settled: Vec<u64>, taken: Amount },
+    /// These are over, each of an assignment's generation, and so much was taken out of the mailbox.
+    Turn { settled: Vec<(u64, u64)>, taken: Amount },
     /// Answer when the server has all acknowledgements so far.
     Confirm(Promise<Result<(), BrokerError>>),
     /// To be delivered again after the delay.
@@ -41,7 +41,8 @@ pub(super) struct NatsConsumer {
 pub(super) struct MemberHandle {
     topic: Arc<str>,
     commands: UnboundedSender<Command>,
-    settled: Vec<u64>,
+    /// Generation and sequence.
+    settled: Vec<(u64, u64)>,
     taken: Amount,
 }
 
@@ -131,7 +132,7 @@ impl Consumer for NatsConsumer {
     }
 
     fn settled(&mut self, partition: Partition, offset: u64) {
-        self.member(partition).settled.push(offset);
+        self.member(partition).settled.push((partition.generation, offset));
     }
 
     /// Each record is acknowledged by itself, so that a position says nothing new: what is waited for is that the

@@ -1,7 +1,7 @@
 //! What the members of a subscription, one for each topic, have for its intake.
 
 use super::message::Delivery;
-use crate::broker::{Partition, Polled, Position};
+use crate::broker::{Gone, Partition, Polled, Position};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -75,6 +75,12 @@ impl Mailbox {
                 state.events.push(Polled::Lost(partition));
             }
         });
+        self.wake.wake_by_ref();
+    }
+
+    /// The log is not the one that it was.
+    pub(super) fn gone(&self, partition: Partition, gone: Gone) {
+        self.with(|state| state.events.push(Polled::Gone(partition, gone)));
         self.wake.wake_by_ref();
     }
 

@@ -8,6 +8,7 @@ mod api;
 mod consumer;
 mod demand;
 mod durable;
+mod identity;
 mod link;
 mod mailbox;
 mod marks;
@@ -33,6 +34,7 @@ use async_nats::jetstream::Context;
 use consumer::NatsConsumer;
 use demand::Amount;
 use durable::Wanted;
+use identity::Made;
 use link::Link;
 use mailbox::Mailbox;
 use marks::Asker;
@@ -184,7 +186,7 @@ impl Broker for NatsBroker {
             let member =
                 self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
                     let stream = streams.require(&jetstream, &name).await?;
-                    let info = durable::ensure(&jetstream, &stream, &wanted, None).await?;
+                    let info = durable::ensure(&jetstream, &stream.config, &wanted, None).await?;
                     Member::start(Setup {
                         jetstream: quick,
                         client,
@@ -192,7 +194,8 @@ impl Broker for NatsBroker {
                         mailbox,
                         commands,
                         topic: (index as u32, name),
-                        stream,
+                        made: Made { stream: stream.created, consumer: info.created },
+                        stream: stream.config,
                         wanted,
                         consumer: info.config,
                         prefetch,

@@ -162,7 +162,7 @@ impl Publishing {
         }
         match self.streams.require(&self.jetstream, topic).await {
             Ok(stream) => {
-                let known = Known { prefix: names::subject_prefix(topic), stream: stream.name };
+                let known = Known { prefix: names::subject_prefix(topic), stream: stream.config.name };
                 self.known.insert(topic.clone(), known);
                 Ok(())
             }

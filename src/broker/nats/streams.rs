@@ -7,7 +7,7 @@ use crate::config::{NatsConfig, Storage};
 use crate::foreign;
 use crate::sync::Mutex;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -52,24 +52,24 @@ impl Streams {
     }
 
     /// Finds the topic, or creates it where the configuration allows that, and returns its stream as it is.
-    pub(super) async fn require(&self, jetstream: &Context, topic: &str) -> Result<Config, BrokerError> {
+    pub(super) async fn require(&self, jetstream: &Context, topic: &str) -> Result<Info, BrokerError> {
         if self.creates {
             return self.create(jetstream, topic).await;
         }
         let name = self.stream_of(topic);
         let found = match api::stream_info(jetstream, &name).await {
-            Ok(info) => info.config,
+            Ok(info) => info,
             Err(fault) if fault.code() == Some(ErrorCode::STREAM_NOT_FOUND) => {
                 return Err(BrokerError::NoSuchTopic { topic: topic.to_owned() });
             }
             Err(fault) => return Err(failed("asked for", &name, topic, &fault)),
         };
-        self.check_use(&found, topic)?;
+        self.check_use(&found.config, topic)?;
         Ok(found)
     }
 
     /// Creates the stream of a topic, or adds the topic's subjects to a stream of many, unless all is there.
-    pub(super) async fn create(&self, jetstream: &Context, topic: &str) -> Result<Config, BrokerError> {
+    pub(super) async fn create(&self, jetstream: &Context, topic: &str) -> Result<Info, BrokerError> {
         let (name, subjects) = (self.stream_of(topic), names::subjects(topic));
         for _ in 0..TRIES {
             let info = match api::stream_info(jetstream, &name).await {
@@ -87,7 +87,7 @@ impl Streams {
             self.check_settings(&info.config, topic)?;
             if takes(&info.config, &subjects) || !self.is_shared() {
                 self.check_use(&info.config, topic)?;
-                return Ok(info.config);
+                return Ok(info);
             }
             let mut wider = info.config;
             wider.subjects.push(subjects.clone());

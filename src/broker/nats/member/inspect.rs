@@ -1,12 +1,13 @@
 //! Looking at the consumer, and having it deliver again what is not acknowledged.
 
 use super::{Action, Incoming, Member, RETRY};
-use crate::broker::BrokerError;
 use crate::broker::nats::api::{self, ApiFault, ErrorCode};
 use crate::broker::nats::durable;
+use crate::broker::nats::identity;
 use crate::broker::nats::recovery::Facts;
+use crate::broker::{BrokerError, Partition};
 use crate::foreign;
-use async_nats::jetstream::consumer;
+use async_nats::jetstream::{consumer, stream};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -27,6 +28,12 @@ impl Member {
     pub(super) async fn inspect(&mut self) -> Action<Incoming> {
         if self.demand.is_asking() || self.gate.is_collecting() {
             self.reset_inbox().await;
+        }
+        // An acknowledgement names a number, and means another record in a stream that was made anew.
+        if self.acks.len() > 0
+            && let Err(fault) = self.is_made_anew().await
+        {
+            return self.inspect_later(&self.unseen(&fault));
         }
         // Before the count, in which they would be missing.
         let is_confirmed = self.confirm_before().await;
@@ -84,6 +91,14 @@ impl Member {
         };
         match found {
             Ok(info) => {
+                if info.created != self.setup.made.consumer {
+                    // Somebody else has made it, in this stream or in another one of its name.
+                    if let Err(fault) = self.is_made_anew().await {
+                        self.inspect_later(&self.unseen(&fault));
+                        return None;
+                    }
+                    self.setup.made.consumer = info.created;
+                }
                 self.setup.consumer = info.config.clone();
                 self.floor = info.ack_floor.stream_sequence;
                 if self.gate.would_forget(info.delivered.consumer_sequence) {
@@ -114,26 +129,48 @@ impl Member {
         };
         let lowest = self.replies.keys().min().copied();
         let mut from = Some(lowest.unwrap_or((self.newest + 1).max(self.floor + 1)));
-        if stream.state.last_sequence < self.newest {
-            (self.newest, from) = (0, None);
-            self.lose();
+        if self.follow(&stream, self.newest).await {
+            from = Some(1);
+        } else {
+            foreign::error!(
+                topic = &*self.setup.topic.1,
+                stream = stream.config.name,
+                consumer = self.setup.wanted.name,
+                from,
+                "the consumer was deleted by somebody; it is created again and goes on from there"
+            );
         }
-        foreign::error!(
-            topic = &*self.setup.topic.1,
-            stream = stream.config.name,
-            consumer = self.setup.wanted.name,
-            from,
-            "the consumer was deleted by somebody; it is created again and goes on from there"
-        );
         self.setup.stream = stream.config;
         let made = durable::ensure(&self.setup.jetstream, &self.setup.stream, &self.setup.wanted, from).await;
         match made {
             Ok(info) => {
-                self.setup.consumer = info.config;
+                (self.setup.made.consumer, self.setup.consumer) = (info.created, info.config);
                 self.unpinned().await;
             }
             Err(error) => drop(self.inspect_later(&error.to_string())),
         }
+    }
+
+    /// Looks whether the stream is another one than it was, and begins anew if so. By its identity alone: a leader that
+    /// has just been elected may not have all yet.
+    pub(super) async fn is_made_anew(&mut self) -> Result<bool, ApiFault> {
+        let found = api::stream_info(&self.setup.jetstream, &self.setup.stream.name).await?;
+        Ok(self.follow(&found, 0).await)
+    }
+
+    /// Gives up all that belongs to a stream that is no more, tells of it, and goes over to this one.
+    async fn follow(&mut self, found: &stream::Info, newest: u64) -> bool {
+        let (known, last) = (self.setup.made.stream, found.state.last_sequence);
+        let Some(gone) = identity::another(&known, newest, &found.created, last) else { return false };
+        // What is on its way to the old one is of the stream of before.
+        self.reset_inbox().await;
+        self.setup.made.stream = found.created;
+        (self.newest, self.floor) = (0, 0);
+        self.forget_acks(&Err(BrokerError::Transient(gone.reason.clone())));
+        self.lose();
+        let (topic, generation) = (self.setup.topic.0, self.generation);
+        self.setup.mailbox.gone(Partition { topic, partition: 0, generation }, gone);
+        true
     }
 
     /// One that stands by looks whether somebody is active, and asks for the next message.

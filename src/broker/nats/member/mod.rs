@@ -19,6 +19,7 @@ use super::acks::Acks;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
 use super::durable::Wanted;
+use super::identity::Made;
 use super::link::Link;
 use super::mailbox::{Incoming, Mailbox};
 use super::message::Delivery;
@@ -29,6 +30,7 @@ use crate::broker::{BrokerError, Partition, Position};
 use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Promise;
+use async_nats::datetime::DateTime;
 use async_nats::header::NATS_PIN_ID;
 use async_nats::jetstream::{Context, consumer, stream};
 use async_nats::{Client, Message, Subject, Subscriber};
@@ -55,6 +57,8 @@ pub(super) struct Setup {
     /// Index into the topics of the subscription, and its name.
     pub(super) topic: (u32, Arc<str>),
     pub(super) stream: stream::Config,
+    /// When the stream and the consumer were made, as they are known here.
+    pub(super) made: Made<DateTime>,
     pub(super) wanted: Wanted,
     /// The consumer as it was found or created.
     pub(super) consumer: consumer::Config,
@@ -257,7 +261,11 @@ impl Member {
         match command {
             Some(Command::Turn { settled, taken }) => {
                 self.demand.taken(taken);
-                for sequence in settled {
+                for (generation, sequence) in settled {
+                    // The same number may be another record by now, which nobody has handled.
+                    if !self.is_assigned || generation != self.generation {
+                        continue;
+                    }
                     self.gate.forget(sequence);
                     if let Some(reply) = self.replies.remove(&sequence) {
                         self.acknowledge(reply).await;
@@ -319,6 +327,8 @@ impl Member {
             self.given_back = self.given_back.saturating_sub(1);
         }
         if self.gate.would_forget(number - 1) {
+            // Dropped, it comes again when the consumer is looked at.
+            let Ok(false) = self.is_made_anew().await else { return Action::Inspect };
             self.forget_deliveries(number - 1);
         }
         let (arrived, next) = self.gate.arrived(sequence, number, Incoming { message, delivery });
