@@ -148,6 +148,26 @@ fn a_broker_that_is_away_shows_in_an_idle_subscription_and_its_end_too() {
     within(Duration::from_secs(60), "its end is noticed", || orders.health().is_healthy()).unwrap();
 }
 
+/// What asks the broker about a quiet partition is answered behind the fetch that the broker holds.
+#[test]
+fn a_subscription_without_records_is_healthy() {
+    let bus = connect_to(shared().port, 1, |config| {
+        // Longer than by default, so that it is held at whatever moment the broker is asked.
+        config.kafka.properties.0.insert("fetch.wait.max.ms".to_owned(), "3000".to_owned());
+    });
+    let topic = fresh("idle");
+    bus.create_topic(&topic).wait().unwrap();
+    let orders = bus.subscribe(&topic).group(&topic).handle(|_| Ok(())).unwrap();
+    orders.ready().wait().unwrap();
+    // A partition is asked about when it was quiet for 20 s.
+    let until = Instant::now() + Duration::from_secs(26);
+    while Instant::now() < until {
+        let health = orders.health();
+        assert!(health.is_healthy(), "{:?}", health.problems);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A member whose session ends without its knowledge: another one has its partitions, and what it does late changes
 /// nothing.
 #[test]
