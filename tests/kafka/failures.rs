@@ -168,6 +168,41 @@ fn a_subscription_without_records_is_healthy() {
     }
 }
 
+/// A broker that hangs as a machine does: connections stay, and nothing is ever answered.
+#[test]
+fn a_close_ends_in_time_with_many_partitions_and_a_broker_that_hangs() {
+    const PARTITIONS: usize = 8;
+    const RECORDS: u64 = 200;
+    const LIMIT: Duration = Duration::from_secs(2);
+    let server = servers::kafka(&[], "");
+    let bus = connect_to(server.port, PARTITIONS, |_| {});
+    let topic = fresh("hangs");
+    bus.create_topic(&topic).wait().unwrap();
+    let gate = Gate::default();
+    let held = gate.clone();
+    let handler = move |_: keylane::Event| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            Ok(())
+        }
+    };
+    let orders = bus.subscribe_envelopes(&topic).group(&topic).workers(2).handle_async(handler).unwrap();
+    orders.ready().wait().unwrap();
+    for n in 0..RECORDS {
+        bus.publish(&topic, numbered(&format!("key-{n}"), n)).wait().unwrap();
+    }
+    eventually("all have begun", || orders.stats().in_flight == RECORDS).unwrap();
+    server.freeze(true);
+    gate.open();
+    eventually("all are handled", || orders.stats().succeeded == RECORDS).unwrap();
+    let since = Instant::now();
+    let closed = bus.close(LIMIT).wait_timeout(Duration::from_secs(120));
+    let took = since.elapsed();
+    server.freeze(false);
+    assert!(closed.is_ok() && took < LIMIT + Duration::from_millis(2_500), "it took {took:?}");
+}
+
 /// A member whose session ends without its knowledge: another one has its partitions, and what it does late changes
 /// nothing.
 #[test]
