@@ -1,6 +1,7 @@
 //! How long a member of a group waits for brokers that may never answer: as long as is usual, and not beyond what the
 //! caller of a drain or a close has given.
 
+use crate::wait::after;
 use std::time::{Duration, Instant};
 
 /// How long a commit is waited for.
@@ -31,7 +32,7 @@ impl Patience {
     /// How long a commit is waited for that begins now.
     pub(super) fn commit(&self, now: Instant) -> Duration {
         // Many partitions that commit one after the other share the last of it.
-        self.until.map_or(COMMIT, |until| (until + LAST).saturating_duration_since(now).min(COMMIT))
+        self.until.map_or(COMMIT, |until| after(until, LAST).saturating_duration_since(now).min(COMMIT))
     }
 
     /// How long the leaving of the group is waited for that begins now.
