@@ -209,6 +209,10 @@ pub(crate) trait Consumer: Send {
     /// When the next record that was given back is due: no wake tells of it, the subscription polls again by then.
     fn next_due(&self) -> Option<Instant>;
 
+    /// Somebody waits until then for the end of this member: no wait for the broker, be it for a commit or for leaving
+    /// the group, goes much beyond it.
+    fn hurry(&mut self, _until: Instant) {}
+
     /// Answers [`Polled::Revoked`]: what started has ended and the position is committed; the partition may move.
     fn release(&mut self, partition: Partition);
 

@@ -23,6 +23,7 @@ const WORKERS_END: Duration = Duration::from_secs(1);
 impl<I: Invoke> Intake<I> {
     pub(super) fn begin_drain(&mut self, now: Instant, limit: Duration, halted: Option<String>) {
         let until = after(now, limit);
+        self.setup.consumer.hurry(until);
         if self.drain.is_none() {
             self.drain = Some(Drain { promises: Vec::new(), report: DrainReport::default(), halted });
             self.withdraw_batch(|_| true);

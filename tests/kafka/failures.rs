@@ -148,6 +148,61 @@ fn a_broker_that_is_away_shows_in_an_idle_subscription_and_its_end_too() {
     within(Duration::from_secs(60), "its end is noticed", || orders.health().is_healthy()).unwrap();
 }
 
+/// What asks the broker about a quiet partition is answered behind the fetch that the broker holds.
+#[test]
+fn a_subscription_without_records_is_healthy() {
+    let bus = connect_to(shared().port, 1, |config| {
+        // Longer than by default, so that it is held at whatever moment the broker is asked.
+        config.kafka.properties.0.insert("fetch.wait.max.ms".to_owned(), "3000".to_owned());
+    });
+    let topic = fresh("idle");
+    bus.create_topic(&topic).wait().unwrap();
+    let orders = bus.subscribe(&topic).group(&topic).handle(|_| Ok(())).unwrap();
+    orders.ready().wait().unwrap();
+    // A partition is asked about when it was quiet for 20 s.
+    let until = Instant::now() + Duration::from_secs(26);
+    while Instant::now() < until {
+        let health = orders.health();
+        assert!(health.is_healthy(), "{:?}", health.problems);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A broker that hangs as a machine does: connections stay, and nothing is ever answered.
+#[test]
+fn a_close_ends_in_time_with_many_partitions_and_a_broker_that_hangs() {
+    const PARTITIONS: usize = 8;
+    const RECORDS: u64 = 200;
+    const LIMIT: Duration = Duration::from_secs(2);
+    let server = servers::kafka(&[], "");
+    let bus = connect_to(server.port, PARTITIONS, |_| {});
+    let topic = fresh("hangs");
+    bus.create_topic(&topic).wait().unwrap();
+    let gate = Gate::default();
+    let held = gate.clone();
+    let handler = move |_: keylane::Event| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            Ok(())
+        }
+    };
+    let orders = bus.subscribe_envelopes(&topic).group(&topic).workers(2).handle_async(handler).unwrap();
+    orders.ready().wait().unwrap();
+    for n in 0..RECORDS {
+        bus.publish(&topic, numbered(&format!("key-{n}"), n)).wait().unwrap();
+    }
+    eventually("all have begun", || orders.stats().in_flight == RECORDS).unwrap();
+    server.freeze(true);
+    gate.open();
+    eventually("all are handled", || orders.stats().succeeded == RECORDS).unwrap();
+    let since = Instant::now();
+    let closed = bus.close(LIMIT).wait_timeout(Duration::from_secs(120));
+    let took = since.elapsed();
+    server.freeze(false);
+    assert!(closed.is_ok() && took < LIMIT + Duration::from_millis(2_500), "it took {took:?}");
+}
+
 /// A member whose session ends without its knowledge: another one has its partitions, and what it does late changes
 /// nothing.
 #[test]

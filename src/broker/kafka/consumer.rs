@@ -1,6 +1,7 @@
 //! One member of a consumer group, as its subscription's thread drives it: the near side of the mailbox.
 
 use super::handoff::{Handoff, Waiter};
+use super::patience::Patience;
 use super::question::{self, Marks, Question};
 use super::{Leaving, member};
 use crate::broker::position_text::encode;
@@ -14,20 +15,20 @@ use std::time::{Duration, Instant};
 
 /// What a broker takes beside an offset (`offset.metadata.max.bytes`).
 const METADATA_BYTES: usize = 4_096;
-/// How long a commit is waited for.
-const COMMIT_LIMIT: Duration = Duration::from_secs(5);
 /// How far commits may be behind while records are begun. A member of a classic group that is being rebalanced can't
 /// commit: librdkafka sends the commit behind the request to join, which the broker answers when all members have
 /// joined or are given up, and then refuses the commit, for the generation that it names is over.
 const COMMITS_BEHIND: Duration = Duration::from_secs(1);
-/// How long leaving the group is waited for; it goes on by itself.
-const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the close of the bus waits at most for a member that had not left its group.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
 pub(super) struct KafkaConsumer {
     handoff: Arc<Handoff>,
     thread: Option<thread::JoinHandle<()>>,
     ended: Option<Op<()>>,
     leaving: Leaving,
+    patience: Patience,
 }
 
 impl KafkaConsumer {
@@ -46,7 +47,8 @@ impl KafkaConsumer {
             .map_err(|error| {
                 BrokerError::Transient(format!("the thread of the consumer could not be started: {error}"))
             })?;
-        let consumer = Self { handoff, thread: Some(thread), ended: Some(ended), leaving };
+        let patience = Patience::default();
+        let consumer = Self { handoff, thread: Some(thread), ended: Some(ended), leaving, patience };
         match started.wait() {
             Ok(()) => Ok(consumer),
             Err(reason) => Err(BrokerError::Refused(reason)),
@@ -115,12 +117,13 @@ impl Consumer for KafkaConsumer {
         let Some(answer) = answer else {
             return failing.map_or(Ok(committed), |reason| Err(BrokerError::Transient(reason)));
         };
-        match answer.wait_timeout(COMMIT_LIMIT) {
+        let limit = self.patience.commit(Instant::now());
+        match answer.wait_timeout(limit) {
             Ok(Ok(())) => Ok(committed),
             Ok(Err(_)) if !self.handoff.state.lock().mailbox.holds(partition) => Err(self.fenced(partition)),
             Ok(Err(reason)) => Err(BrokerError::Transient(reason)),
             Err(_) => Err(BrokerError::Transient(format!(
-                "the brokers did not answer a commit of group `{}` within {COMMIT_LIMIT:?}",
+                "the brokers did not answer a commit of group `{}` within {limit:?}",
                 self.handoff.spec.group
             ))),
         }
@@ -132,6 +135,10 @@ impl Consumer for KafkaConsumer {
 
     fn next_due(&self) -> Option<Instant> {
         None
+    }
+
+    fn hurry(&mut self, until: Instant) {
+        self.patience.hurry(until);
     }
 
     fn release(&mut self, partition: Partition) {
@@ -165,13 +172,15 @@ impl Drop for KafkaConsumer {
     fn drop(&mut self) {
         self.handoff.state.lock().is_closing = true;
         self.handoff.wake_member();
-        let has_ended = self.ended.take().is_none_or(|ended| ended.wait_timeout(LEAVE_LIMIT).is_ok());
+        let limit = self.patience.leave(Instant::now());
+        let has_ended = self.ended.take().is_none_or(|ended| ended.wait_timeout(limit).is_ok());
         let Some(thread) = self.thread.take() else { return };
         if has_ended {
             let _ = thread.join();
         } else {
             // No broker answers. Closing the bus waits for it once more.
-            self.leaving.lock().push(thread);
+            let until = self.patience.left_behind(Instant::now(), LEFT_BEHIND);
+            self.leaving.lock().push((thread, until));
             foreign::warn!(group = &*self.handoff.spec.group, "leaving the group goes on in the background");
         }
     }

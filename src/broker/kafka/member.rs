@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 /// The client wakes this thread when it has something. It is asked so often all the same, so that a wake that it missed
 /// costs no more than that, and so that the group sees a member that lives.
 const TICK: Duration = Duration::from_millis(200);
-/// How long one asking of the brokers takes at most.
+/// How long one asking of the brokers takes at most before anything is fetched.
 const ASK: Duration = Duration::from_millis(500);
 /// How long the last commits may take before the group is left without them.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -91,6 +91,8 @@ struct Member {
     client: Client,
     flow: Flow,
     health: BrokerHealth,
+    /// How long one asking of the brokers takes at most.
+    ask: Duration,
     arena: Arena,
     /// What was in the arena, made before the lock is taken that the subscription waits for.
     fetched: Vec<(Fetched, usize)>,
@@ -119,6 +121,7 @@ impl Member {
             client,
             flow: Flow::new(),
             health: BrokerHealth::default(),
+            ask: setup.properties.behind_a_fetch(),
             arena: Arena::default(),
             fetched: Vec::new(),
             has_joined: false,
@@ -300,14 +303,14 @@ impl Member {
             self.handoff.wake_subscription();
         }
         if self.health.reason().is_none() {
-            find_stalled(&self.client, &self.handoff, now);
+            find_stalled(&self.client, &self.handoff, now, self.ask);
         }
     }
 
     /// Asks the brokers about the topics.
     fn ask(&self) -> Result<(), String> {
         for topic in &self.handoff.spec.topics {
-            match topics::look_up(self.client.client(), topic, ASK) {
+            match topics::look_up(self.client.client(), topic, self.ask) {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(BrokerError::NoSuchTopic { topic: topic.to_string() }.to_string()),
                 Err(error) => return Err(error.to_string()),

@@ -21,6 +21,7 @@ mod headers;
 mod mailbox;
 mod marks;
 mod member;
+mod patience;
 mod producer;
 mod properties;
 mod publishes;
@@ -53,8 +54,6 @@ use topics::{Creator, Layout};
 const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
 /// How long one look at the connection takes while the first answer is waited for.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long consumers that are still leaving have when the bus is closed.
-const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection to a cluster.
 pub(crate) struct Kafka {
@@ -67,8 +66,8 @@ pub(crate) struct Kafka {
     is_closed: AtomicBool,
 }
 
-/// Threads that end by themselves.
-pub(crate) type Leaving = Arc<Mutex<Vec<thread::JoinHandle<()>>>>;
+/// Threads that end by themselves, and up to when that is worth a wait.
+type Leaving = Arc<Mutex<Vec<(thread::JoinHandle<()>, Instant)>>>;
 
 /// Connects to a cluster: a broker has answered when this returns.
 ///
@@ -211,8 +210,7 @@ impl Broker for Kafka {
         // ORDERING: Relaxed; see `layout`.
         self.is_closed.store(true, Ordering::Relaxed);
         self.producer.close();
-        let until = Instant::now() + LEAVE_LIMIT;
-        for leaving in self.leaving.lock().drain(..) {
+        for (leaving, until) in self.leaving.lock().drain(..) {
             while !leaving.is_finished() && Instant::now() < until {
                 thread::sleep(LOOK);
             }

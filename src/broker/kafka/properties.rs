@@ -25,10 +25,22 @@ impl Properties {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// How long one asking of the brokers may take on a consumer's own connections, where a broker answers it behind a
+    /// fetch that it holds back for want of records.
+    pub(super) fn behind_a_fetch(&self) -> Duration {
+        /// librdkafka's own, should the value be none that it takes.
+        const HELD: u64 = 500;
+        let held = self.0.get("fetch.wait.max.ms").and_then(|held| held.parse().ok()).unwrap_or(HELD);
+        Duration::from_millis(held) + ANSWER
+    }
+
     fn set(&mut self, name: &str, value: impl Display) {
         self.0.insert(name.to_owned(), value.to_string());
     }
 }
+
+/// How long a broker may take to answer that has nothing to wait for.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Why a property is not the user's to set.
 const REFUSED: &[(&str, &str)] = &[
@@ -202,6 +214,8 @@ pub(super) fn consumer(url: &BusUrl, config: &Config, spec: &ConsumerSpec) -> Re
     properties.set("isolation.level", "read_committed");
     // The default of a second rests each time that a partition's queue is full: measured, a seventh of the speed.
     properties.set("fetch.queue.backoff.ms", 5);
+    // librdkafka's default, spelled out: what is asked on the same connection waits as long.
+    properties.set("fetch.wait.max.ms", 500);
     // What is fetched ahead, over all partitions: half of what the subscription may have in flight.
     properties.set("queued.max.messages.kbytes", (spec.budget.bytes / 2048).clamp(1_024, 65_536));
     // Bounded by the bytes above long before; librdkafka's default, spelled out.
@@ -281,6 +295,14 @@ mod tests {
             (&consumer, "max.poll.interval.ms", "300000"),
         ] {
             assert_eq!(get(properties, name), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_behind_a_fetch_may_take_longer_than_the_fetch() {
+        for (toml, limit) in [("", 1_500), ("kafka.properties = { 'fetch.wait.max.ms' = '3000' }", 4_000)] {
+            let properties = consumer(&url("kafka://a"), &config(toml), &spec()).unwrap();
+            assert_eq!(properties.behind_a_fetch(), Duration::from_millis(limit));
         }
     }
 

@@ -10,12 +10,9 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::topic_partition_list::Offset;
 use std::time::{Duration, Instant};
 
-/// How long one asking of the brokers takes at most.
-const ASK: Duration = Duration::from_millis(500);
-
 /// Asks about one partition that was quiet for long: fetches anew where there is more than arrived, and goes on with
-/// what is there where the log is not what it was.
-pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant) {
+/// what is there where the log is not what it was. The answer may take up to the limit.
+pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, limit: Duration) {
     let group = client.context();
     let quiet = {
         let own = group.own.lock();
@@ -26,7 +23,7 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant) {
     let Some((partition, next)) = quiet else { return };
     let (topic, number) =
         (&*handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
-    let marks = client.fetch_watermarks(topic, number, ASK);
+    let marks = client.fetch_watermarks(topic, number, limit);
     let (finding, low, end) = {
         let mut own = group.own.lock();
         let Some(assigned) = own.find(partition.topic as usize, number) else { return };
