@@ -60,11 +60,16 @@ impl Group {
             element.error()?;
             let (topic, partition) = (element.topic(), element.partition());
             let Some(place) = self.place(topic, partition) else { continue };
-            let (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
             let found = match element.offset() {
                 Offset::Offset(offset) => Some((offset as u64, element.metadata())),
                 _ => None,
             };
+            let (mut low, mut high) = client.fetch_watermarks(topic, partition, ASK)?;
+            if found.is_some_and(|(offset, _)| offset > high as u64) {
+                // A leader that was just elected may not know of all yet: it counts when it is said again.
+                self.parker.park_until(Some(Instant::now() + ASK));
+                (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
+            }
             let start = if self.own.lock().is_later(place) { Start::Earliest } else { self.spec().start };
             let begin = begin(found, (low as u64, high as u64), start);
             if let Some(text) = &begin.unread {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 /// How long nothing arrives before the broker is asked whether there is more.
 const QUIET: Duration = Duration::from_secs(20);
 
-/// How often a partition is asked about at most that hands out what it had handed out before.
+/// How often a partition is asked about at most that hands out what it had handed out before, and how long it takes until
+/// it is asked once more whether its log has ended.
 const SUSPECT: Duration = Duration::from_secs(1);
 
 /// What the broker's answer means for a partition.
@@ -25,6 +26,9 @@ pub(super) enum Finding {
 pub(super) struct Watch {
     since: Instant,
     asked: Option<Instant>,
+    /// What should come next, beyond the end of the log as the last answer has it: a leader that was just elected may not
+    /// know of all yet, so it counts when it is said again.
+    ended: Option<u64>,
     /// The next offset and the end at which fetching was begun anew: what lies between may be no records at all (ends of
     /// transactions), so that is not done twice.
     begun_anew_at: Option<(u64, u64)>,
@@ -32,12 +36,12 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, asked: None, begun_anew_at: None }
+        Self { since: now, asked: None, ended: None, begun_anew_at: None }
     }
 
     /// Something arrived, or nothing is wanted: the partition is paused, or there is no room.
     pub(super) fn is_alive(&mut self, now: Instant) {
-        self.since = now;
+        (self.since, self.ended) = (now, None);
     }
 
     /// Something arrived that had arrived before, which a log does that was cut or begun anew.
@@ -50,14 +54,20 @@ impl Watch {
 
     /// When the broker is to be asked.
     pub(super) fn ask_at(&self) -> Instant {
-        self.since + QUIET
+        let rest = if self.ended.is_some() { SUSPECT } else { QUIET };
+        self.since + rest
     }
 
     /// The broker's answer: the first offset that is there, and the one behind the last. `next` is what should come next.
     pub(super) fn answered(&mut self, next: u64, (low, end): (u64, u64), now: Instant) -> Finding {
         (self.since, self.asked) = (now, Some(now));
+        let was_ended = self.ended.take() == Some(next);
         if end < next {
-            Finding::Ended
+            if was_ended {
+                return Finding::Ended;
+            }
+            self.ended = Some(next);
+            Finding::Nothing
         } else if low > next {
             Finding::Gone
         } else if end > next && self.begun_anew_at != Some((next, end)) {
@@ -102,9 +112,18 @@ mod tests {
 
     #[test]
     fn a_log_that_was_cut_or_has_lost_its_beginning_is_told_from_one_that_is_slow() {
-        let now = Instant::now();
+        let now = Instant::now() + 2 * QUIET;
         let mut watch = Watch::new(now);
-        assert_eq!(watch.answered(7, (0, 5), now), Finding::Ended);
+        assert_eq!(watch.answered(7, (0, 5), now), Finding::Nothing, "it is asked once more");
+        assert!(watch.ask_at() <= now + SUSPECT);
+        assert_eq!(watch.answered(7, (0, 5), now + SUSPECT), Finding::Ended);
+        assert_eq!(watch.answered(7, (0, 5), now), Finding::Nothing);
+        assert_eq!(
+            watch.answered(7, (0, 8), now),
+            Finding::Stalled,
+            "it was a leader that did not know of all"
+        );
+        assert_eq!(watch.answered(7, (0, 5), now), Finding::Nothing);
         assert_eq!(watch.answered(7, (9, 12), now), Finding::Gone);
         assert_eq!(watch.answered(7, (9, 9), now), Finding::Gone, "all of it");
         assert_eq!(watch.answered(7, (7, 7), now), Finding::Nothing);
