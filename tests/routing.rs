@@ -103,5 +103,5 @@ fn an_envelope_subscription_that_meets_a_record_without_an_aggregate_says_so() {
     bus.publish("orders", Record::new("forgot its key")).wait().unwrap();
     eventually("it is held", || orders.held().len() == 1).unwrap();
     assert_eq!(orders.stats().without_aggregate, 1);
-    assert!(logged(&["WARN", "has no aggregate id, so it has no order", "orders"]) > 0);
+    assert!(logged(&["WARN", "has no aggregate id and no key, so it has no order", "orders"]) > 0);
 }
