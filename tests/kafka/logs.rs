@@ -3,10 +3,11 @@
 use crate::cluster::{commit_by_hand, committed, config, connect, fresh, noting, shared};
 use crate::support::{eventually, numbered, within};
 use keylane::config::GroupProtocol;
-use keylane::{Envelope, HandlerError, Problem, Start, Subscription, Then};
+use keylane::{Envelope, HandlerError, Problem, Record, Start, Subscription, Then};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -76,6 +77,36 @@ fn a_position_beyond_the_end_is_told_and_all_that_is_there_is_handled() {
         committed(shared().port, &topic, &topic, 0).is_some_and(|(offset, _)| offset == 10)
     })
     .unwrap();
+}
+
+#[test]
+fn a_position_behind_an_open_transaction_is_in_the_log() {
+    let (bus, topic) = (connect(1), fresh("open"));
+    for n in 0..10 {
+        bus.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{}", shared().port))
+        .set("transactional.id", &topic)
+        .create()
+        .unwrap();
+    producer.init_transactions(Duration::from_secs(30)).unwrap();
+    producer.begin_transaction().unwrap();
+    let record = Record::from(&numbered("key", 10));
+    producer
+        .send(BaseRecord::to(&topic).key("key").payload(&record.value[..]))
+        .map_err(|(error, _)| error)
+        .unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
+    // By a tool that sets it to the end, or a member that read what was not committed.
+    commit_by_hand(&topic, &topic, 11, "");
+    let (orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&topic));
+    orders.ready().wait().unwrap();
+    producer.commit_transaction(Duration::from_secs(30)).unwrap();
+    bus.publish(&topic, numbered("key", 12)).wait().unwrap();
+    eventually("what is stored from there on is handled", || seen.lock().unwrap().last() == Some(&12))
+        .unwrap();
+    assert_eq!((seen.lock().unwrap().clone(), lost(&orders)), (vec![12], None));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::beginning::{Begin, begin};
 use super::commits::TopicPartition;
 use super::group::{Client, Group, LOOK};
+use super::topics;
 use crate::broker::Start;
 use crate::foreign;
 use rdkafka::consumer::{CommitMode, Consumer as _};
@@ -64,14 +65,15 @@ impl Group {
                 Offset::Offset(offset) => Some((offset as u64, element.metadata())),
                 _ => None,
             };
-            let (mut low, mut high) = client.fetch_watermarks(topic, partition, ASK)?;
-            if found.is_some_and(|(offset, _)| offset > high as u64) {
+            let (low, end) = client.fetch_watermarks(topic, partition, ASK)?;
+            let (low, mut high) = (low as u64, end as u64);
+            if found.is_some_and(|(offset, _)| offset > high) {
                 // A leader that was just elected may not know of all yet: it counts when it is said again.
                 self.parker.park_until(Some(Instant::now() + ASK));
-                (low, high) = client.fetch_watermarks(topic, partition, ASK)?;
+                high = topics::log_end(&self.properties, topic, partition, ASK)?;
             }
             let start = if self.own.lock().is_later(place) { Start::Earliest } else { self.spec().start };
-            let begin = begin(found, (low as u64, high as u64), start);
+            let begin = begin(found, (low, high), start);
             if let Some(text) = &begin.unread {
                 let group = &*self.spec().group;
                 foreign::warn!(

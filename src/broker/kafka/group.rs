@@ -6,6 +6,7 @@ use super::client;
 use super::commit_later::begin_commit;
 use super::commits::{Answer, TopicPartition};
 use super::handoff::Handoff;
+use super::properties::Properties;
 use super::stall::Watch;
 use crate::broker::{ConsumerSpec, Gone, Partition, Polled};
 use crate::foreign;
@@ -101,6 +102,8 @@ pub(super) struct Group {
     pub(super) handoff: Arc<Handoff>,
     pub(super) parker: Arc<Parker>,
     pub(super) own: Mutex<Own>,
+    /// Of the client.
+    pub(super) properties: Properties,
 }
 
 impl ClientContext for Group {
@@ -182,8 +185,8 @@ fn failed_commit(error: &KafkaError) -> Answer {
 }
 
 impl Group {
-    pub(super) fn new(handoff: Arc<Handoff>, parker: Arc<Parker>) -> Self {
-        Self { handoff, parker, own: Mutex::default() }
+    pub(super) fn new(handoff: Arc<Handoff>, parker: Arc<Parker>, properties: Properties) -> Self {
+        Self { handoff, parker, own: Mutex::default(), properties }
     }
 
     pub(super) fn spec(&self) -> &ConsumerSpec {

@@ -106,7 +106,7 @@ struct Member {
 
 impl Member {
     fn new(setup: &Setup, parker: &Arc<Parker>) -> Result<Self, KafkaError> {
-        let group = Group::new(setup.handoff.clone(), parker.clone());
+        let group = Group::new(setup.handoff.clone(), parker.clone(), setup.properties.clone());
         let mut client = Client::from_config_and_context(&client::configuration(&setup.properties), group)?;
         let waker = parker.waker().clone();
         client.set_nonempty_callback(move || waker.wake_by_ref());

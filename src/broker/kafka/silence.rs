@@ -4,6 +4,7 @@ use super::broker_health::Kind;
 use super::group::Client;
 use super::handoff::Handoff;
 use super::stall::Finding;
+use super::topics::log_end;
 use crate::broker::{Gone, Partition, Polled, Position};
 use crate::foreign;
 use rdkafka::consumer::Consumer as _;
@@ -24,13 +25,13 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
     let (topic, number) =
         (&*handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
     let marks = client.fetch_watermarks(topic, number, limit);
-    let (finding, low, end) = {
+    let (finding, low) = {
         let mut own = group.own.lock();
         let Some(assigned) = own.find(partition.topic as usize, number) else { return };
         match marks {
             Ok((low, end)) => {
                 let (low, end) = (low as u64, end as u64);
-                (assigned.watch.answered(next, (low, end), now), low, end)
+                (assigned.watch.answered(next, (low, end), now), low)
             }
             Err(error) => {
                 assigned.watch.is_alive(now);
@@ -59,10 +60,14 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
             handoff.wake_subscription();
             low
         }
-        Finding::Ended => {
-            begin_anew(client, handoff, partition, next, (low, end));
-            low
-        }
+        Finding::Ended => match log_end(&group.properties, topic, number, limit) {
+            Ok(end) if end < next => {
+                begin_anew(client, handoff, partition, next, (low, end));
+                low
+            }
+            // Behind an open transaction, or not known.
+            Ok(_) | Err(_) => return,
+        },
     };
     if let Err(error) = client.seek(topic, number, Offset::Offset(from.cast_signed()), Duration::ZERO) {
         foreign::warn!(%error, topic, partition = number, "it could not be fetched anew");

@@ -11,7 +11,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings::rd_kafka_offsets_for_times;
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::FromClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
@@ -78,6 +79,21 @@ pub(super) fn is_led<C: ClientContext>(
             | RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::ReplicaNotAvailable
     )
+}
+
+/// The offset behind the last record of the log, also where a transaction is open. A consumer that reads what is committed
+/// is told the place of that as the end, and a group's position may be behind it.
+pub(super) fn log_end(
+    properties: &Properties,
+    topic: &str,
+    partition: i32,
+    limit: Duration,
+) -> KafkaResult<u64> {
+    let mut configuration = client::configuration(properties);
+    configuration.set("isolation.level", "read_uncommitted");
+    let (_, end) = BaseConsumer::<DefaultConsumerContext>::from_config(&configuration)?
+        .fetch_watermarks(topic, partition, limit)?;
+    Ok(end as u64)
 }
 
 /// Creates topics as the configuration says.
