@@ -286,7 +286,29 @@ pub(crate) enum Polled {
         expect(dead_code, reason = "a log in memory lives no longer than who reads it")
     )]
     Gone(Partition, Gone),
+    /// It brings nothing though it should; none: it goes on again.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "Kafka alone tells it"))]
+    Stuck(Still, Option<Stuck>),
     Record(Fetched),
+}
+
+/// What stands still.
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "Kafka alone tells it"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Still {
+    /// Told of a partition that is assigned; over at the latest when it goes.
+    Partition(Partition),
+    /// The topic of this index as a whole: no partition of it may be here, since it was deleted, or may not be read.
+    Topic(u32),
+}
+
+/// Why something stands still, in words for an operator: the cause as the client library knows it, and the next step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stuck {
+    /// The offset that is waited for, where there is one.
+    pub(crate) offset: Option<u64>,
+    pub(crate) reason: String,
+    pub(crate) since: Instant,
 }
 
 /// What a log has no more, and why.

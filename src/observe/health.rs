@@ -120,6 +120,21 @@ pub enum Problem {
         /// Since it was last seen.
         age: Duration,
     },
+    /// A partition brings nothing though it should: an open transaction, no leader, no permission to read, a batch that
+    /// can't be read, a topic that was deleted, a consumer that an operator has paused.
+    #[non_exhaustive]
+    Stuck {
+        /// The topic.
+        topic: String,
+        /// The partition; none: all of the topic.
+        partition: Option<u32>,
+        /// The offset that is waited for, where there is one.
+        offset: Option<u64>,
+        /// The cause, as the client library knows it.
+        reason: String,
+        /// Since it came to stand.
+        age: Duration,
+    },
     /// The broker does not answer.
     #[non_exhaustive]
     Broker {
@@ -149,6 +164,17 @@ impl fmt::Display for Problem {
                     write!(f, ", offsets {first} to {last},")?;
                 }
                 write!(f, " {age:.1?} ago: {reason}")
+            }
+            Self::Stuck { topic, partition, offset, reason, age } => {
+                write!(f, "`{topic}`")?;
+                if let Some(partition) = partition {
+                    write!(f, "/{partition}")?;
+                }
+                f.write_str(" stands still")?;
+                if let Some(offset) = offset {
+                    write!(f, " at offset {offset}")?;
+                }
+                write!(f, " since {age:.1?}: {reason}")
             }
             Self::Broker { error, age } => write!(f, "the broker does not answer since {age:.1?}: {error}"),
         }
@@ -224,6 +250,26 @@ mod tests {
                     age,
                 },
                 "`orders`/1 lost 6 records, offsets 3 to 9, 90.5s ago: retention took them".to_owned(),
+            ),
+            (
+                Problem::Stuck {
+                    topic: "orders".to_owned(),
+                    partition: Some(1),
+                    offset: Some(7),
+                    reason: "a transaction is open".to_owned(),
+                    age,
+                },
+                "`orders`/1 stands still at offset 7 since 90.5s: a transaction is open".to_owned(),
+            ),
+            (
+                Problem::Stuck {
+                    topic: "orders".to_owned(),
+                    partition: None,
+                    offset: None,
+                    reason: "it was deleted".to_owned(),
+                    age,
+                },
+                "`orders` stands still since 90.5s: it was deleted".to_owned(),
             ),
             (
                 Problem::Broker { error, age },

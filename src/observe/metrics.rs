@@ -44,6 +44,8 @@ macro_rules! counters {
             pub lane_depth: u64,
             /// Handlers and futures that have been running for `hung_after` or longer just now.
             pub hung_handlers: u64,
+            /// Partitions, and topics as a whole, that bring nothing just now though they should.
+            pub stuck_partitions: u64,
             /// Time spent in handlers, from the start of an attempt to its end, summed over workers.
             pub handling_time: Duration,
             /// The longest single attempt.
@@ -99,6 +101,7 @@ macro_rules! counters {
                     in_flight: self.in_flight + other.in_flight,
                     lane_depth: self.lane_depth.max(other.lane_depth),
                     hung_handlers: self.hung_handlers + other.hung_handlers,
+                    stuck_partitions: self.stuck_partitions + other.stuck_partitions,
                     handling_time: self.handling_time + other.handling_time,
                     handling_time_max: self.handling_time_max.max(other.handling_time_max),
                 }

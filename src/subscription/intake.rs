@@ -284,6 +284,7 @@ impl<I: Invoke> Intake<I> {
                 Polled::Lost(partition) => self.lost(partition),
                 Polled::CommitFailed(partition, error) => self.commit_failed(partition, now, error),
                 Polled::Gone(partition, gone) => self.gone(partition, gone, now),
+                Polled::Stuck(still, stuck) => self.stuck(still, stuck, now),
                 Polled::Record(fetched) => self.deliver(fetched),
             }
         }

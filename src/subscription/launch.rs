@@ -179,6 +179,7 @@ impl<K> SubscriptionBuilder<K> {
             window_full: Mutex::default(),
             broker_error: Mutex::default(),
             losses: Mutex::default(),
+            standstills: Mutex::default(),
             topics: spec.topics.clone(),
             waits: Waits::default(),
         })

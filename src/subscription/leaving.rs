@@ -104,6 +104,7 @@ impl<I: Invoke> Intake<I> {
         held.assignment.cancellation.cancel();
         let slot = held.slot;
         self.partitions.lose(slot);
+        self.forget_stuck(id);
         self.remove_waiting(true);
     }
 
@@ -147,7 +148,9 @@ impl<I: Invoke> Intake<I> {
             let place = |offset| self.setup.shared.place_of(topic, id.partition, offset);
             drain.report.unsettled.extend(ledger.in_flight().map(place));
         }
-        self.setup.consumer.release(*id);
+        let id = *id;
+        self.setup.consumer.release(id);
+        self.forget_stuck(id);
     }
 
     pub(super) fn is_over(&self) -> bool {

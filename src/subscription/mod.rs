@@ -16,6 +16,7 @@ mod prepare;
 mod quiet;
 mod runner;
 mod shared;
+mod stuck;
 mod telling;
 mod timers;
 mod waiting;

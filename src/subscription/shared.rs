@@ -3,6 +3,7 @@
 use super::doing::{Doing, Running};
 use super::losses::Losses;
 use super::prepare::Rules;
+use super::stuck::Standstills;
 use super::waits::Waits;
 use crate::broker::Broker;
 use crate::delivery::Partition;
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) window_full: Mutex<Option<Since<Place>>>,
     pub(crate) broker_error: Mutex<Option<Since<String>>>,
     pub(crate) losses: Mutex<Losses>,
+    pub(crate) standstills: Mutex<Standstills>,
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) waits: Waits,
 }
@@ -99,6 +101,7 @@ impl Shared {
             waiting_keys: self.waiting_keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum(),
             lane_depth: depths.max().unwrap_or(0),
             hung_handlers: self.hung(0).0 as u64,
+            stuck_partitions: self.standstills.lock().shown().count() as u64,
             ..self.counters.snapshot()
         }
     }
@@ -141,6 +144,15 @@ impl Shared {
                 records: loss.records,
                 reason: loss.reason.clone(),
                 age: age(loss.at),
+            });
+        }
+        for ((topic, partition), stuck) in self.standstills.lock().shown() {
+            problems.push(Problem::Stuck {
+                topic: self.topics[*topic as usize].to_string(),
+                partition: *partition,
+                offset: stuck.offset,
+                reason: stuck.reason.clone(),
+                age: age(stuck.since),
             });
         }
         let (hung, running) = self.hung(most);

@@ -3,7 +3,8 @@
 use super::intake::Intake;
 use super::runner::Invoke;
 use super::shared::Since;
-use crate::broker::{BrokerError, Gone};
+use super::stuck::Change;
+use crate::broker::{BrokerError, Gone, Still, Stuck};
 use crate::delivery::Partition;
 use crate::foreign;
 use crate::observe::health::Status;
@@ -53,6 +54,42 @@ impl<I: Invoke> Intake<I> {
         );
         self.tally.lost += count;
         shared.losses.lock().add((id.topic, id.partition), gone, now);
+    }
+
+    /// A partition, or a topic, brings nothing though it should, or goes on again.
+    pub(super) fn stuck(&mut self, still: Still, stuck: Option<Stuck>, now: Instant) {
+        let place = match still {
+            // One that has gone since is somebody else's trouble.
+            Still::Partition(id) if self.assigned_as(id).is_none_or(|held| held.ownership.is_gone()) => return,
+            Still::Partition(id) => (id.topic, Some(id.partition)),
+            Still::Topic(topic) => (topic, None),
+        };
+        let shared = &self.setup.shared;
+        let (group, topic, partition) = (&*shared.group, &*shared.topics[place.0 as usize], place.1);
+        let change = shared.standstills.lock().set(place, stuck);
+        match change {
+            Change::None => {}
+            Change::Stands(Stuck { offset, reason, since }) => {
+                let since = now.saturating_duration_since(since);
+                foreign::warn!(topic, partition, group, offset, reason, ?since, "it brings nothing though it should");
+            }
+            Change::GoesOn { since } => {
+                let after = now.saturating_duration_since(since);
+                foreign::info!(topic, partition, group, ?after, "it goes on again");
+            }
+        }
+        self.look_at_standstills();
+    }
+
+    /// What a partition that goes, or comes anew, was said to stand for.
+    pub(super) fn forget_stuck(&mut self, id: Partition) {
+        self.setup.shared.standstills.lock().forget((id.topic, Some(id.partition)));
+        self.look_at_standstills();
+    }
+
+    fn look_at_standstills(&mut self) {
+        let has_standstill = self.setup.shared.standstills.lock().shown().next().is_some();
+        self.timers.set_standstill(has_standstill);
     }
 
     /// Looks for what lasts, and says it: after 1, 2, 4, ... seconds, then every minute.

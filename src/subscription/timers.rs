@@ -35,6 +35,7 @@ pub(super) struct Timers {
     broker_retry_at: Option<Instant>,
     next_tick: Instant,
     next_look: Instant,
+    has_standstill: bool,
 }
 
 impl Timers {
@@ -47,6 +48,7 @@ impl Timers {
             broker_retry_at: None,
             next_tick: now + TICK,
             next_look: now,
+            has_standstill: false,
         }
     }
 
@@ -71,6 +73,11 @@ impl Timers {
             return false;
         }
         self.full_since.take().is_some()
+    }
+
+    /// Takes note of whether a partition stands still, which is said again while it lasts.
+    pub(super) fn set_standstill(&mut self, has_standstill: bool) {
+        self.has_standstill = has_standstill;
     }
 
     /// Since when nothing may be fetched, if that has lasted.
@@ -122,7 +129,10 @@ impl Timers {
         let commit = self.commit_interval.filter(|_| outstanding.is_commit_due);
         let commit = commit.and_then(|interval| self.last_commit.checked_add(interval));
         let look = outstanding.has_in_flight.then(|| self.next_look.max(now + Duration::from_millis(1)));
-        let lasts = outstanding.has_in_flight || self.full_since.is_some() || self.broker_retry_at.is_some();
+        let lasts = outstanding.has_in_flight
+            || self.has_standstill
+            || self.full_since.is_some()
+            || self.broker_retry_at.is_some();
         let tick = lasts.then_some(self.next_tick);
         let times = [self.broker_retry_at, full_commit, commit, look, tick];
         times.into_iter().flatten().filter(|due| *due > now).min()
@@ -150,6 +160,17 @@ mod tests {
         assert!(timers.is_broker_resting(now) && !timers.is_broker_resting(now + BROKER_RETRY));
         assert_eq!(timers.next_due(now, Outstanding::default()), Some(now + BROKER_RETRY));
         assert!(timers.broker_answered() && !timers.broker_answered());
+    }
+
+    #[test]
+    fn what_stands_still_is_looked_at_again_while_it_lasts() {
+        let now = Instant::now();
+        let mut timers = Timers::new(None, now);
+        timers.set_standstill(true);
+        assert!(timers.tick_is_due(now + TICK));
+        assert_eq!(timers.next_due(now + TICK, Outstanding::default()), Some(now + 2 * TICK));
+        timers.set_standstill(false);
+        assert_eq!(timers.next_due(now + TICK, Outstanding::default()), None);
     }
 
     #[test]

@@ -338,7 +338,8 @@ mod tests {
                             Polled::Revoked(_)
                             | Polled::Lost(_)
                             | Polled::CommitFailed(..)
-                            | Polled::Gone(..) => {}
+                            | Polled::Gone(..)
+                            | Polled::Stuck(..) => {}
                         }
                     }
                     let waits = known.values().any(|known| !known.is_paused && !known.expected.is_empty());

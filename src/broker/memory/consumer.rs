@@ -70,7 +70,7 @@ impl MemoryConsumer {
                 Polled::Revoked(partition) | Polled::Lost(partition) => {
                     self.held.retain(|held| held.partition != partition);
                 }
-                Polled::Record(_) | Polled::CommitFailed(..) | Polled::Gone(..) => {
+                Polled::Record(_) | Polled::CommitFailed(..) | Polled::Gone(..) | Polled::Stuck(..) => {
                     debug_assert!(false, "neither is an event");
                 }
             }

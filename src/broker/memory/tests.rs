@@ -85,7 +85,7 @@ impl Joined {
                 Polled::Revoked(partition) => self.revoked.push(partition),
                 Polled::Lost(partition) => self.lost.push(partition),
                 Polled::Record(fetched) => records.push(fetched),
-                Polled::CommitFailed(..) | Polled::Gone(..) => {
+                Polled::CommitFailed(..) | Polled::Gone(..) | Polled::Stuck(..) => {
                     unreachable!("a commit in memory answers at once")
                 }
             }
@@ -488,7 +488,8 @@ fn threads_that_sleep_for_room_and_for_records_lose_no_wake_and_no_record() {
                             Polled::Assigned(..)
                             | Polled::Lost(_)
                             | Polled::CommitFailed(..)
-                            | Polled::Gone(..) => {}
+                            | Polled::Gone(..)
+                            | Polled::Stuck(..) => {}
                         }
                     }
                 }

@@ -453,7 +453,7 @@ impl World {
                     ensure!(member.held.remove(&token).is_some(), "lost what was not assigned: {token:?}");
                     self.past.push((member.group, token));
                 }
-                Polled::CommitFailed(..) | Polled::Gone(..) => {
+                Polled::CommitFailed(..) | Polled::Gone(..) | Polled::Stuck(..) => {
                     unreachable!("a commit in memory answers at once")
                 }
                 Polled::Record(fetched) => {
