@@ -8,6 +8,8 @@
 mod fetched;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
+#[cfg(any(feature = "kafka", test, fuzzing))]
+mod log_id;
 pub(crate) mod memory;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
@@ -23,6 +25,8 @@ use crate::wait::Registration;
 #[cfg(feature = "kafka")]
 pub(crate) use fetched::Packed;
 pub(crate) use fetched::{Fetched, FetchedRecord};
+#[cfg(any(feature = "kafka", test, fuzzing))]
+pub(crate) use log_id::LogId;
 use std::ops::Range;
 use std::task::Waker;
 use std::time::{Duration, Instant};

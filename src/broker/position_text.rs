@@ -5,36 +5,44 @@
 //! tool's) it would name records that nobody has handled. A number has digits of five bits with the sixth for "more
 //! follow". Form `r`: the gap to each range and its length, less one. Form `b`: a bit for each offset from the watermark
 //! on, lowest first. The shorter one is taken: ranges where few records are behind, bits where every other one is.
-//! `kl1:`, from before, is the same without the watermark. What is in none of these is somebody else's, or a later
-//! form's, and is ignored.
+//! Forms `R` and `B` are the same with the id of the log between the watermark and the rest: a position of a topic that
+//! was made anew, or of another cluster, names no place in this one. `kl1:`, from before, is without both. What is in none
+//! of these is somebody else's, or a later form's, and is ignored.
 
+use super::log_id::{self, LogId, digit};
 use super::{Committed, Position};
 use std::ops::Range;
 
-const RANGES: &str = "kl2:r";
-const BITS: &str = "kl2:b";
-const RANGES_BEFORE: &str = "kl1:r";
-const BITS_BEFORE: &str = "kl1:b";
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Of ranges and of bits, with the id of the log.
+const WITH_LOG: [&str; 2] = ["kl2:R", "kl2:B"];
+const WITHOUT_LOG: [&str; 2] = ["kl2:r", "kl2:b"];
+const BEFORE: [&str; 2] = ["kl1:r", "kl1:b"];
 /// Says in a digit of a number that more follow.
 const MORE: u8 = 0x20;
 
-/// Writes what is settled ahead into at most `limit` bytes of ASCII: all of it, or where that does not fit all below
-/// some offset. [`Committed::Crowded`] when more than three quarters of the room are taken, so that fetching stops
-/// before anything has to be left out.
-pub(crate) fn encode(position: &Position, limit: usize) -> (String, Committed) {
+/// Writes what is settled ahead, and the id of the log where it is known, into at most `limit` bytes of ASCII: all of it,
+/// or where that does not fit all below some offset. [`Committed::Crowded`] when more than three quarters of the room are
+/// taken, so that fetching stops before anything has to be left out.
+pub(crate) fn encode(position: &Position, log: Option<LogId>, limit: usize) -> (String, Committed) {
     let mut own = String::new();
     push_number(position.watermark, &mut own);
-    let taken = RANGES.len() + own.len();
-    let Some(room) = limit.checked_sub(taken).filter(|_| !position.ahead.is_empty()) else {
-        let is_all = position.ahead.is_empty();
-        return (String::new(), if is_all { Committed::All } else { Committed::Crowded });
+    if let Some(log) = log {
+        own.extend(log.digits().map(digit));
+    }
+    let [ranges, bits] = if log.is_some() { WITH_LOG } else { WITHOUT_LOG };
+    let taken = ranges.len() + own.len();
+    let Some(room) = limit.checked_sub(taken) else {
+        // Where the id alone is too much, what is settled ahead says more.
+        return if log.is_some() { encode(position, None, limit) } else { unsaid(position) };
     };
+    if position.ahead.is_empty() {
+        return if log.is_some() { (ranges.to_owned() + &own, Committed::All) } else { unsaid(position) };
+    }
     let all: u64 = position.ahead.iter().map(|range| range.end - range.start).sum();
-    let ranges = Cut::of(encode_ranges(position, room), RANGES);
+    let ranges = Cut::of(encode_ranges(position, room), ranges);
     // Where the ranges fit, more bits than they take are of no use, and one far range would be very many.
     let worth = if ranges.records == all { ranges.digits.len() } else { room };
-    let bits = Cut::of(encode_bits(position, worth), BITS);
+    let bits = Cut::of(encode_bits(position, worth), bits);
     // More records first, then fewer digits.
     let is_longer = (bits.records, ranges.digits.len()) > (ranges.records, bits.digits.len());
     let Cut { records, digits, prefix } = if is_longer { bits } else { ranges };
@@ -42,11 +50,17 @@ pub(crate) fn encode(position: &Position, limit: usize) -> (String, Committed) {
     (prefix.to_owned() + &own + &digits, if is_crowded { Committed::Crowded } else { Committed::All })
 }
 
+/// Nothing beside the offset.
+fn unsaid(position: &Position) -> (String, Committed) {
+    let is_all = position.ahead.is_empty();
+    (String::new(), if is_all { Committed::All } else { Committed::Crowded })
+}
+
 /// What the text beside a committed offset says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Text {
-    /// What is settled ahead of the offset.
-    Ahead(Vec<Range<u64>>),
+    /// What is settled ahead of the offset, and in which log, if it says so.
+    Ahead(Vec<Range<u64>>, Option<LogId>),
     /// It was written beside this offset: what it says is of no use here.
     Beside(u64),
     /// Nobody here wrote it, or a later version did.
@@ -56,21 +70,18 @@ pub(crate) enum Text {
 /// Reads what [`encode`] wrote, beside this watermark.
 pub(crate) fn decode(text: &str, watermark: u64) -> Text {
     if text.is_empty() {
-        return Text::Ahead(Vec::new());
+        return Text::Ahead(Vec::new(), None);
     }
     read(text, watermark).unwrap_or(Text::Foreign)
 }
 
 fn read(text: &str, watermark: u64) -> Option<Text> {
-    let forms = [
-        (RANGES, true, true),
-        (BITS, false, true),
-        (RANGES_BEFORE, true, false),
-        (BITS_BEFORE, false, false),
-    ];
-    let (mut digits, is_ranges, has_watermark) =
-        forms.into_iter().find_map(|(prefix, is_ranges, has_watermark)| {
-            Some((text.strip_prefix(prefix)?.as_bytes(), is_ranges, has_watermark))
+    let forms = [(WITH_LOG, true, true), (WITHOUT_LOG, true, false), (BEFORE, false, false)];
+    let (mut digits, is_ranges, has_watermark, has_log) =
+        forms.into_iter().find_map(|(prefixes, has_watermark, has_log)| {
+            let [ranges, bits] = prefixes.map(|prefix| text.strip_prefix(prefix));
+            let is_ranges = ranges.is_some();
+            Some((ranges.or(bits)?.as_bytes(), is_ranges, has_watermark, has_log))
         })?;
     if has_watermark {
         let own = take_number(&mut digits)?;
@@ -78,8 +89,19 @@ fn read(text: &str, watermark: u64) -> Option<Text> {
             return Some(Text::Beside(own));
         }
     }
+    let log = if has_log { Some(take_log(&mut digits)?) } else { None };
     let ahead = if is_ranges { decode_ranges(digits, watermark) } else { decode_bits(digits, watermark) };
-    ahead.map(Text::Ahead)
+    ahead.map(|ahead| Text::Ahead(ahead, log))
+}
+
+fn take_log(digits: &mut &[u8]) -> Option<LogId> {
+    let (own, rest) = digits.split_first_chunk::<{ log_id::DIGITS }>()?;
+    *digits = rest;
+    let mut values = [0; log_id::DIGITS];
+    for (place, own) in values.iter_mut().zip(own) {
+        *place = value(*own)?;
+    }
+    LogId::from_digits(values)
 }
 
 /// As much as fitted, and how many records that is.
@@ -130,10 +152,6 @@ fn encode_bits(position: &Position, room: usize) -> (String, u64) {
         }
     }
     (digits.into_iter().map(digit).collect(), records)
-}
-
-fn digit(value: u8) -> char {
-    char::from(DIGITS[usize::from(value)])
 }
 
 fn push_number(mut number: u64, text: &mut String) {
@@ -208,7 +226,7 @@ fn decode_bits(digits: &[u8], watermark: u64) -> Option<Vec<Range<u64>>> {
 /// If it can't.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survives(text: &str, watermark: u64) {
-    let Text::Ahead(ahead) = decode(text, watermark) else { return };
+    let Text::Ahead(ahead, log) = decode(text, watermark) else { return };
     let mut at = watermark;
     for range in &ahead {
         assert!(range.start >= at && range.end > range.start, "{ahead:?} is not ascending");
@@ -220,9 +238,9 @@ pub(crate) fn survives(text: &str, watermark: u64) {
     }
     // Ranges that touch are read back as one; the same records all the same.
     let position = Position { watermark, ahead: joined(&ahead) };
-    let (again, _) = encode(&position, usize::MAX);
-    let Text::Ahead(again) = decode(&again, watermark) else { panic!("{again} is not read as ours") };
-    assert_eq!(joined(&again), position.ahead);
+    let (again, _) = encode(&position, log, usize::MAX);
+    let Text::Ahead(again, of) = decode(&again, watermark) else { panic!("{again} is not read as ours") };
+    assert_eq!((joined(&again), of), (position.ahead, log));
 }
 
 #[cfg(any(test, fuzzing))]
@@ -271,18 +289,27 @@ mod tests {
         ranges.iter().cloned().flatten().collect()
     }
 
+    fn logs() -> impl Strategy<Value = Option<LogId>> {
+        (any::<bool>(), any::<i64>(), any::<i64>())
+            .prop_map(|(is_known, most, least)| LogId::from_halves(most, least).filter(|_| is_known))
+    }
+
     fn ahead(text: &str, watermark: u64) -> Vec<Range<u64>> {
         match decode(text, watermark) {
-            Text::Ahead(ahead) => ahead,
+            Text::Ahead(ahead, _) => ahead,
             other => panic!("{text} at {watermark}: {other:?}"),
         }
     }
 
-    type Encode = fn(&Position, usize) -> (String, Committed);
+    type Encode = fn(&Position, Option<LogId>, usize) -> (String, Committed);
 
     /// What is read back is what was settled below some offset, or all of it where that is said.
-    fn check(position: &Position, limit: usize, encode: Encode) -> Result<(), TestCaseError> {
-        let (text, committed) = encode(position, limit);
+    fn check(
+        (position, log): (&Position, Option<LogId>),
+        limit: usize,
+        encode: Encode,
+    ) -> Result<(), TestCaseError> {
+        let (text, committed) = encode(position, log, limit);
         prop_assert!(text.len() <= limit, "{} bytes where {} fit", text.len(), limit);
         prop_assert!(text.is_ascii());
         let (all, read) = (offsets(&position.ahead), offsets(&ahead(&text, position.watermark)));
@@ -290,7 +317,8 @@ mod tests {
         prop_assert_eq!(&read, &prefix, "not what lies below some offset");
         if committed == Committed::All {
             prop_assert_eq!(read.len(), all.len(), "something is missing and it was not said");
-            prop_assert!(text.len() <= limit / 4 * 3, "no room is left and it was not said");
+            let is_unsaid = all.is_empty() || text.len() <= limit / 4 * 3;
+            prop_assert!(is_unsaid, "no room is left and it was not said");
         }
         if all.is_empty() {
             prop_assert_eq!(committed, Committed::All);
@@ -300,44 +328,48 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_settled_ahead_is_read_back_as_far_as_it_fits(position in positions(), limit in 0..5_000_usize) {
-            check(&position, limit, encode)?;
+        fn what_is_settled_ahead_is_read_back_as_far_as_it_fits(
+            position in positions(), log in logs(), limit in 0..5_000_usize,
+        ) {
+            check((&position, log), limit, encode)?;
         }
 
         #[test]
-        fn with_room_for_all_all_is_read_back(position in positions()) {
-            let (text, committed) = encode(&position, 1 << 20);
-            prop_assert_eq!(ahead(&text, position.watermark), position.ahead);
+        fn with_room_for_all_all_is_read_back(position in positions(), log in logs()) {
+            let (text, committed) = encode(&position, log, 1 << 20);
+            prop_assert_eq!(decode(&text, position.watermark), Text::Ahead(position.ahead, log));
             prop_assert_eq!(committed, Committed::All);
         }
 
         #[test]
-        fn beside_another_offset_a_text_says_whose_it_is(position in positions(), other in any::<u64>()) {
-            prop_assume!(other != position.watermark && !position.ahead.is_empty());
-            let (text, _) = encode(&position, 4_096);
+        fn beside_another_offset_a_text_says_whose_it_is(
+            position in positions(), log in logs(), other in any::<u64>(),
+        ) {
+            prop_assume!(other != position.watermark);
+            let (text, _) = encode(&position, log, 4_096);
             prop_assume!(!text.is_empty());
             prop_assert_eq!(decode(&text, other), Text::Beside(position.watermark));
         }
 
         #[test]
-        fn any_text_is_read_without_a_panic(text in "(kl[12]:[rb])?[A-Za-z0-9_-]{0,60}\\PC{0,3}", watermark in any::<u64>()) {
+        fn any_text_is_read_without_a_panic(text in "(kl[12]:[rbRB])?[A-Za-z0-9_-]{0,60}\\PC{0,3}", watermark in any::<u64>()) {
             survives(&text, watermark);
         }
     }
 
     #[test]
     fn the_property_finds_a_record_that_is_left_out() {
-        let faulty: Encode = |position, limit| {
+        let faulty: Encode = |position, log, limit| {
             let mut position = position.clone();
             if position.ahead.len() > 2 {
                 position.ahead.remove(1);
             }
-            encode(&position, limit)
+            encode(&position, log, limit)
         };
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
-        assert!(
-            TestRunner::new(config).run(&positions(), |position| check(&position, 4_096, faulty)).is_err()
-        );
+        let found =
+            TestRunner::new(config).run(&positions(), |position| check((&position, None), 4_096, faulty));
+        assert!(found.is_err());
     }
 
     #[test]
@@ -346,6 +378,9 @@ mod tests {
             "kl1:",
             "kl3:rHAA",
             "kl2:r",
+            "kl2:RH",
+            "kl2:RHAAAAAAAAAAAAAAAAAAAAAB",
+            "kl1:R",
             "kl1:x",
             "kl1:r!",
             "kl1:rA",
@@ -357,24 +392,39 @@ mod tests {
         }
         assert_eq!(decode("kl1:r__________________________", u64::MAX), Text::Foreign);
         assert_eq!(decode("kl1:b_", u64::MAX - 2), Text::Foreign);
-        assert_eq!(decode("", 7), Text::Ahead(Vec::new()));
+        assert_eq!(decode("", 7), Text::Ahead(Vec::new(), None));
     }
 
     #[test]
     fn what_was_written_before_is_read() {
-        assert_eq!(
-            decode("kl1:rB-0hD", 1_000_000),
-            Text::Ahead(std::iter::once(1_000_001..1_100_000).collect())
-        );
+        let ahead = || std::iter::once(1_000_001..1_100_000).collect();
+        for text in ["kl1:rB-0hD", "kl2:rgyweB-0hD"] {
+            assert_eq!(decode(text, 1_000_000), Text::Ahead(ahead(), None));
+        }
     }
 
     #[test]
     fn a_held_record_with_a_whole_window_behind_it_takes_a_few_bytes() {
         let position =
             Position { watermark: 1_000_000, ahead: std::iter::once(1_000_001..1_100_000).collect() };
-        assert_eq!(encode(&position, 4_096), ("kl2:rgyweB-0hD".to_owned(), Committed::All));
+        assert_eq!(encode(&position, None, 4_096), ("kl2:rgyweB-0hD".to_owned(), Committed::All));
+        let log = LogId::from_halves(0x0011_2233_4455_6677, 1);
+        let (text, committed) = encode(&position, log, 4_096);
+        assert_eq!((text.as_str(), committed), ("kl2:RgyweABEiM0RVZncAAAAAAAAAAQB-0hD", Committed::All));
         let every_other = (0..4_096).map(|n| 2 * n + 1..2 * n + 2).collect();
-        let (text, committed) = encode(&Position { watermark: 0, ahead: every_other }, 4_096);
+        let (text, committed) = encode(&Position { watermark: 0, ahead: every_other }, None, 4_096);
         assert_eq!((text.len(), committed), (6 + 8_192 / 6 + 1, Committed::All));
+    }
+
+    #[test]
+    fn a_position_says_its_log_also_where_nothing_is_settled_ahead_and_where_there_is_room() {
+        let (log, position) = (LogId::from_halves(7, 9), Position { watermark: 31, ahead: Vec::new() });
+        let (text, committed) = encode(&position, log, 64);
+        assert_eq!(decode(&text, 31), Text::Ahead(Vec::new(), log));
+        assert_eq!(committed, Committed::All);
+        assert_eq!(encode(&position, log, 20), (String::new(), Committed::All));
+        let position = Position { watermark: 31, ahead: std::iter::once(40..50).collect() };
+        let (text, _) = encode(&position, log, 20);
+        assert_eq!(decode(&text, 31), Text::Ahead(position.ahead, None), "it says what it has room for");
     }
 }

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 type Admin = AdminClient<DefaultClientContext>;
 
-fn admin() -> Admin {
+pub fn admin() -> Admin {
     ClientConfig::new().set("bootstrap.servers", format!("127.0.0.1:{}", shared().port)).create().unwrap()
 }
 
-fn options() -> AdminOptions {
+pub fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)))
 }
 
@@ -30,15 +30,24 @@ fn remove_below(topic: &str, offset: i64) {
     removed.elements().iter().for_each(|element| element.error().unwrap());
 }
 
-/// Deletes the topic and makes it again.
-fn make_anew(topic: &str) {
+pub fn delete(topic: &str) {
+    smol::block_on(admin().delete_topics(&[topic], &options())).unwrap()[0].as_ref().unwrap();
+}
+
+/// Makes a topic of this name as soon as the one before is gone.
+pub fn make(topic: &str) {
     let admin = admin();
-    smol::block_on(admin.delete_topics(&[topic], &options())).unwrap()[0].as_ref().unwrap();
     let new = [NewTopic::new(topic, 1, TopicReplication::Fixed(1))];
     eventually("it is made again", || {
         smol::block_on(admin.create_topics(&new, &options())).is_ok_and(|results| results[0].is_ok())
     })
     .unwrap();
+}
+
+/// Deletes the topic and makes it again.
+fn make_anew(topic: &str) {
+    delete(topic);
+    make(topic);
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -241,4 +250,71 @@ fn a_topic_made_anew_is_handled_from_its_first_record_in_a_classic_group() {
 #[test]
 fn a_topic_made_anew_is_handled_from_its_first_record_with_kip_848() {
     a_topic_made_anew_is_handled_from_its_first_record(GroupProtocol::Consumer);
+}
+
+/// Records enough that the old position is one of the new log, too.
+fn a_topic_made_anew_with_more_records_is_handled_from_its_first_record(protocol: GroupProtocol) {
+    let (bus, topic) = (connect(1), fresh("longer"));
+    for n in 0..20 {
+        bus.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    let mut config = config(shared().port, 1);
+    config.kafka.group_protocol = protocol;
+    let other = keylane::connect_with(config).wait().unwrap();
+    let (orders, seen) = noting(other.subscribe_envelopes(&topic).group(&topic));
+    eventually("all is handled", || seen.lock().unwrap().len() == 20).unwrap();
+    make_anew(&topic);
+    let fresh = connect(1);
+    for n in 100..140 {
+        fresh.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    let all: Vec<u64> = (100..140).collect();
+    // Some may have been handled before it was seen that the log is another one.
+    within(Duration::from_secs(30), "the new records are handled from the first on", || {
+        seen.lock().unwrap().ends_with(&all)
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}, {:?}", seen.lock().unwrap(), orders.health()));
+    let Lost { offsets, records, reason } = lost(&orders).expect("it is told");
+    assert_eq!((offsets, records), (None, 0));
+    assert!(reason.contains("made anew"), "{reason}");
+    eventually("its position is one of this log", || {
+        committed(shared().port, &topic, &topic, 0).is_some_and(|(offset, _)| offset == 40)
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_topic_made_anew_with_more_records_is_handled_from_its_first_record_in_a_classic_group() {
+    a_topic_made_anew_with_more_records_is_handled_from_its_first_record(GroupProtocol::CooperativeSticky);
+}
+
+#[test]
+fn a_topic_made_anew_with_more_records_is_handled_from_its_first_record_with_kip_848() {
+    a_topic_made_anew_with_more_records_is_handled_from_its_first_record(GroupProtocol::Consumer);
+}
+
+#[test]
+fn a_position_of_another_log_is_told_and_that_log_is_handled_from_its_first_record() {
+    let (bus, topic) = (connect(1), fresh("restored"));
+    for n in 0..20 {
+        bus.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    let (orders, seen) = noting(bus.subscribe_envelopes(&topic).group(&topic));
+    eventually("all is handled", || seen.lock().unwrap().len() == 20).unwrap();
+    orders.drain(Duration::from_secs(10)).wait();
+    let (offset, text) = committed(shared().port, &topic, &topic, 0).unwrap();
+    assert!(offset == 20 && !text.is_empty(), "{offset} {text}");
+    make_anew(&topic);
+    let fresh = connect(1);
+    for n in 100..140 {
+        fresh.publish(&topic, numbered("key", n)).wait().unwrap();
+    }
+    // As another cluster has it, to which the positions were copied.
+    commit_by_hand(&topic, &topic, offset, &text);
+    let (orders, seen) = noting(fresh.subscribe_envelopes(&topic).group(&topic));
+    eventually("all is handled", || seen.lock().unwrap().len() == 40).unwrap();
+    assert_eq!(*seen.lock().unwrap(), (100..140).collect::<Vec<_>>());
+    let Lost { offsets, records, reason } = lost(&orders).expect("it is told");
+    assert_eq!((offsets, records), (None, 0));
+    assert!(reason.contains("another log"), "{reason}");
 }

@@ -13,6 +13,7 @@ mod logs;
 mod positions;
 mod rebalance;
 mod security;
+mod stuck;
 #[path = "../support/mod.rs"]
 mod support;
 mod waiting;

@@ -271,7 +271,6 @@ pub fn kafka_formatted(
 ) -> Server {
     let (folder, port, controller) = (folder("kafka"), free_port(), free_port());
     let properties = properties(&folder);
-    let libs = installed(KAFKA).join("*");
     let (mut listen, mut advertise, mut protocols) = (
         format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
         format!("PLAINTEXT://127.0.0.1:{port}"),
@@ -282,11 +281,35 @@ pub fn kafka_formatted(
         let _ = write!(advertise, ",{name}://127.0.0.1:{advertised}");
         let _ = write!(protocols, ",{name}:{protocol}");
     }
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=1\n{QUORUM}1@127.0.0.1:{controller}\n\
+         listeners={listen}\nadvertised.listeners={advertise}\nlistener.security.protocol.map={protocols}\n\
+         {properties}"
+    );
+    start_kafka(folder, &text, arguments, port)
+}
+
+/// A second broker in the cluster of the first, with a plain listener on its port. It ends with the first one's quorum.
+pub fn kafka_beside(first: &Server, properties: &str) -> Server {
+    let (folder, port) = (folder("kafka"), free_port());
+    let known = fs::read_to_string(first.folder().join("server.properties")).expect("it was started");
+    let quorum = known.lines().find(|line| line.starts_with(QUORUM)).expect("it names its quorum");
+    let text = format!(
+        "process.roles=broker\nnode.id=2\n{quorum}\nlisteners=PLAINTEXT://127.0.0.1:{port}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n{properties}"
+    );
+    start_kafka(folder, &text, &[], port)
+}
+
+const QUORUM: &str = "controller.quorum.voters=";
+
+/// Formats the log of a node with these properties of its own, and starts it.
+fn start_kafka(folder: PathBuf, properties: &str, arguments: &[&str], port: u16) -> Server {
+    let libs = installed(KAFKA).join("*");
     let config = folder.join("server.properties");
     let text = format!(
-        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners={listen}\nadvertised.listeners={advertise}\nlistener.security.protocol.map={protocols}\n\
-         controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\nlog.dirs={}\n\
+        "controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\nlog.dirs={}\n\
          offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
          transaction.state.log.num.partitions=4\nshare.coordinator.state.topic.replication.factor=1\n\

@@ -3,12 +3,14 @@
 use super::beginning::{Begin, begin};
 use super::commits::TopicPartition;
 use super::group::{Client, Group, LOOK};
+use super::inquiry::{Answer, Described, Inquiry};
 use super::topics;
-use crate::broker::Start;
+use crate::broker::{LogId, Start};
 use crate::foreign;
 use rdkafka::consumer::{CommitMode, Consumer as _};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// How long the brokers may take for one answer inside a rebalance, until they are asked again.
@@ -53,6 +55,7 @@ impl Group {
         if list.count() == 0 {
             return Ok(Vec::new());
         }
+        let logs = self.ask_logs(client)?;
         let mut asked = list.clone();
         asked.set_all_offsets(Offset::Invalid)?;
         let committed = client.committed_offsets(asked, ASK)?;
@@ -73,7 +76,7 @@ impl Group {
                 high = topics::log_end(&self.properties, topic, partition, ASK)?;
             }
             let start = if self.own.lock().is_later(place) { Start::Earliest } else { self.spec().start };
-            let begin = begin(found, (low, high), start);
+            let begin = begin(found, logs.get(&place.0).copied(), (low, high), start);
             if let Some(text) = &begin.unread {
                 let group = &*self.spec().group;
                 foreign::warn!(
@@ -100,5 +103,35 @@ impl Group {
             client.commit(&begun, CommitMode::Sync)?;
         }
         Ok(positions)
+    }
+
+    /// The ids of the topics' logs, where brokers give them some. Asked before the positions: a log that is made anew in between
+    /// shows later.
+    fn ask_logs(&self, client: &Client) -> KafkaResult<HashMap<u32, LogId>> {
+        let mut inquiry = Inquiry::new(client);
+        loop {
+            inquiry.describe(client, &self.spec().topics, ASK);
+            let described = match inquiry.answer(client, 2 * ASK) {
+                Some(Answer::Topics(described)) => described,
+                Some(Answer::Failed(RDKafkaErrorCode::UnsupportedFeature, _)) => return Ok(HashMap::new()),
+                Some(Answer::Failed(code, _)) => return Err(KafkaError::MetadataFetch(code)),
+                Some(Answer::Offsets(_)) | None => {
+                    return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut));
+                }
+            };
+            let (mut logs, mut is_doubtful) = (HashMap::new(), false);
+            let mut own = self.own.lock();
+            for (topic, described) in described {
+                if let Described::There { id: Some(id), .. } = described {
+                    let ids = own.ids.entry(topic).or_default();
+                    is_doubtful |= ids.said(id);
+                    logs.extend(ids.current().map(|current| (topic, current)));
+                }
+            }
+            // Not for ever: what is said twice in a row is believed.
+            if !is_doubtful || self.is_closing() || client.assignment_lost() {
+                return Ok(logs);
+            }
+        }
     }
 }

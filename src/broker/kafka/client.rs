@@ -92,9 +92,6 @@ pub(super) fn kind_of(code: RDKafkaErrorCode) -> Option<Kind> {
         | E::UnsupportedSASLMechanism
         | E::IllegalSASLState
         | E::SSL
-        | E::UnknownTopic
-        | E::UnknownTopicOrPartition
-        | E::TopicAuthorizationFailed
         | E::ClusterAuthorizationFailed => Some(Kind::Refused),
         E::GroupAuthorizationFailed
         | E::InconsistentGroupProtocol

@@ -95,8 +95,10 @@ impl Consumer for KafkaConsumer {
         position: &Position,
         durability: Durability,
     ) -> Result<Committed, BrokerError> {
-        let (text, committed) = encode(position, METADATA_BYTES);
         let place = (partition.topic, partition.partition);
+        // Of another generation, if that is what has come since: then it is not committed.
+        let log = self.handoff.state.lock().logs.get(&place).copied();
+        let (text, committed) = encode(position, log, METADATA_BYTES);
         let (waiter, answer): (Option<Waiter>, _) = match durability {
             Durability::Accepted => (None, None),
             Durability::Confirmed => {

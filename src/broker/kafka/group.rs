@@ -6,6 +6,7 @@ use super::client;
 use super::commit_later::begin_commit;
 use super::commits::{Answer, TopicPartition};
 use super::handoff::Handoff;
+use super::identity::Ids;
 use super::properties::Properties;
 use super::stall::Watch;
 use crate::broker::{ConsumerSpec, Gone, Partition, Polled};
@@ -58,6 +59,10 @@ pub(super) struct Own {
     had: BTreeSet<TopicPartition>,
     /// What logs were found to have no more, to be told.
     pub(super) gone: Vec<(Partition, Gone)>,
+    /// By topic.
+    pub(super) ids: BTreeMap<u32, Ids>,
+    /// What the client said last of an error.
+    pub(super) said: Option<String>,
 }
 
 impl Own {
@@ -115,9 +120,11 @@ impl ClientContext for Group {
     fn error(&self, error: KafkaError, reason: &str) {
         let mut own = self.own.lock();
         own.served += 1;
+        let reason = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
         if let Some(kind) = error.rdkafka_error_code().and_then(client::kind_of) {
-            own.heard.push((kind, if reason.is_empty() { error.to_string() } else { reason.to_owned() }));
+            own.heard.push((kind, reason.clone()));
         }
+        own.said = Some(reason);
     }
 }
 
@@ -227,7 +234,11 @@ impl Group {
         let now = Instant::now();
         let mut own = self.own.lock();
         let mut state = self.handoff.state.lock();
-        for ((topic, partition), Begin { position, gone, .. }) in positions {
+        for ((topic, partition), Begin { position, gone, log, .. }) in positions {
+            match log {
+                Some(log) => drop(state.logs.insert((topic, partition), log)),
+                None => drop(state.logs.remove(&(topic, partition))),
+            }
             state.generations += 1;
             let partition = Partition { topic, partition, generation: state.generations };
             let next = position.watermark;

@@ -3,9 +3,10 @@
 use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
 use super::question::Asked;
-use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
+use crate::broker::{Budget, ConsumerSpec, LogId, Partition, Polled};
 use crate::sync::{Mutex, OnceLock};
 use crate::wait::Promise;
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 /// Who waits for a commit.
@@ -40,6 +41,8 @@ pub(super) struct HandoffState {
     pub(super) is_closing: bool,
     /// How many assignments there were.
     pub(super) generations: u64,
+    /// The log that each partition's position is of, in its last generation, where it is known.
+    pub(super) logs: BTreeMap<TopicPartition, LogId>,
 }
 
 impl Handoff {
@@ -56,6 +59,7 @@ impl Handoff {
             is_stopping_changed: false,
             is_closing: false,
             generations: 0,
+            logs: BTreeMap::new(),
         };
         Self { spec, state: Mutex::new(state), member: OnceLock::new(), subscription }
     }

@@ -32,8 +32,7 @@ impl Group {
     /// Up to where all was handed over of the partitions that are here. The client's position passes what is no record,
     /// like the end of a transaction, which no ledger hears of.
     pub(super) fn passed(&self, client: &Client) -> Offsets {
-        let passed = client.position().and_then(|list| offsets_of(&list, &self.spec().topics));
-        let mut passed = passed.unwrap_or_default();
+        let mut passed = self.client_positions(client);
         let own = self.own.lock();
         let state = self.handoff.state.lock();
         let has_all = |place: TopicPartition| {
@@ -43,6 +42,11 @@ impl Group {
         };
         passed.retain(|place, _| has_all(*place));
         passed
+    }
+
+    /// Where the client is in its partitions, where it knows: nobody is asked.
+    pub(super) fn client_positions(&self, client: &Client) -> Offsets {
+        client.position().and_then(|list| offsets_of(&list, &self.spec().topics)).unwrap_or_default()
     }
 }
 

@@ -7,13 +7,14 @@ use super::flow::{Flow, Turn};
 use super::group::{Client, Group};
 use super::handoff::Handoff;
 use super::headers::each_header;
+use super::lookout::Lookout;
 use super::marks::Asker;
 use super::properties::Properties;
 use super::question::{self, Question};
 use super::silence::{find_stalled, removed};
 use super::topics;
 use super::watermarks::known_low;
-use crate::broker::{BrokerError, Budget, Fetched, Polled};
+use crate::broker::{Budget, Fetched, Polled};
 use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Parker;
@@ -102,6 +103,7 @@ struct Member {
     taken_since: Option<Instant>,
     fatal: Option<String>,
     asker: Asker,
+    lookout: Lookout,
 }
 
 impl Member {
@@ -115,6 +117,7 @@ impl Member {
         let before: Vec<_> = topics.iter().map(|topic| before(topic).map(|found| found.partitions)).collect();
         client.context().own.lock().partitions_before = before;
         client.subscribe(&topics)?;
+        let lookout = Lookout::new(&client, Instant::now());
         Ok(Self {
             handoff: setup.handoff.clone(),
             parker: parker.clone(),
@@ -128,6 +131,7 @@ impl Member {
             taken_since: None,
             fatal: None,
             asker: Asker::new(setup.handoff.spec.topics.clone(), setup.properties.clone()),
+            lookout,
         })
     }
 
@@ -302,21 +306,21 @@ impl Member {
         if is_changed {
             self.handoff.wake_subscription();
         }
-        if self.health.reason().is_none() {
-            find_stalled(&self.client, &self.handoff, now, self.ask);
+        if self.health.reason().is_some() {
+            return self.lookout.rest(now);
         }
+        self.lookout.look(&self.client, &self.handoff, self.ask, now);
+        let knows_why = |partition| self.lookout.knows_why(partition);
+        find_stalled(&self.client, &self.handoff, knows_why, now, self.ask);
     }
 
-    /// Asks the brokers about the topics.
+    /// Whether the brokers answer; what they say of the topics is the lookout's.
     fn ask(&self) -> Result<(), String> {
-        for topic in &self.handoff.spec.topics {
-            match topics::look_up(self.client.client(), topic, self.ask) {
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(BrokerError::NoSuchTopic { topic: topic.to_string() }.to_string()),
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        Ok(())
+        let topic = self.handoff.spec.topics.first().map(|topic| &**topic);
+        let asked = self.client.client().fetch_metadata(topic, self.ask);
+        asked
+            .map(drop)
+            .map_err(|error| format!("the brokers do not answer when asked about a topic: {error}"))
     }
 
     /// Passes the subscription's questions on, if the brokers answer.
@@ -373,6 +377,8 @@ impl Member {
         } else {
             self.flush();
         }
+        // Its queue is the client's.
+        drop(self.lookout);
         drop(self.client);
     }
 }

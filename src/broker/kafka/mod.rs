@@ -2,9 +2,10 @@
 //!
 //! A bus has one producer, with a thread that serves its answers, and each subscription one consumer, on a thread of its
 //! own that nothing else enters: publishers and subscriptions leave what they want at a handoff and are woken. Decisions are
-//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`]); what librdkafka is told is a
-//! pure function ([`properties`]).
+//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`], [`motion`], [`identity`]);
+//! what librdkafka is told is a pure function ([`properties`]).
 
+mod anew;
 mod answers;
 mod arena;
 mod begin;
@@ -18,9 +19,13 @@ mod flow;
 mod group;
 mod handoff;
 mod headers;
+mod identity;
+mod inquiry;
+mod lookout;
 mod mailbox;
 mod marks;
 mod member;
+mod motion;
 mod patience;
 mod producer;
 mod properties;

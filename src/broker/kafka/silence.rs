@@ -1,24 +1,33 @@
 //! What is done about a partition of which nothing arrives, and about one whose log is not what it was.
 
+use super::anew::begin_anew;
 use super::broker_health::Kind;
 use super::group::Client;
 use super::handoff::Handoff;
 use super::stall::Finding;
 use super::topics::log_end;
-use crate::broker::{Gone, Partition, Polled, Position};
+use crate::broker::{Gone, Partition, Polled};
 use crate::foreign;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::topic_partition_list::Offset;
 use std::time::{Duration, Instant};
 
 /// Asks about one partition that was quiet for long: fetches anew where there is more than arrived, and goes on with
-/// what is there where the log is not what it was. The answer may take up to the limit.
-pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, limit: Duration) {
+/// what is there where the log is not what it was. The answer may take up to the limit. Partitions of which it is known why
+/// nothing comes are not asked about.
+pub(super) fn find_stalled(
+    client: &Client,
+    handoff: &Handoff,
+    knows_why: impl Fn(Partition) -> bool,
+    now: Instant,
+    limit: Duration,
+) {
     let group = client.context();
     let quiet = {
         let own = group.own.lock();
-        let quiet =
-            own.assigned.iter().find(|assigned| !assigned.is_stopped && now >= assigned.watch.ask_at());
+        let quiet = own.assigned.iter().find(|assigned| {
+            !assigned.is_stopped && now >= assigned.watch.ask_at() && !knows_why(assigned.partition)
+        });
         quiet.map(|assigned| (assigned.partition, assigned.next))
     };
     let Some((partition, next)) = quiet else { return };
@@ -62,7 +71,12 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
         }
         Finding::Ended => match log_end(&group.properties, topic, number, limit) {
             Ok(end) if end < next => {
-                begin_anew(client, handoff, partition, next, (low, end));
+                let reason = format!(
+                    "the log ends at {end} and {next} was to come next: the log was cut, or its topic made anew; it is \
+                     handled from its first record"
+                );
+                let gone = Gone { records: end..end, count: 0, reason };
+                begin_anew(client, handoff, partition, low, None, gone);
                 low
             }
             // Behind an open transaction, or not known.
@@ -72,33 +86,6 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
     if let Err(error) = client.seek(topic, number, Offset::Offset(from.cast_signed()), Duration::ZERO) {
         foreign::warn!(%error, topic, partition = number, "it could not be fetched anew");
     }
-}
-
-/// The partition's log is another one: what is known of the one before means nothing in it.
-fn begin_anew(client: &Client, handoff: &Handoff, before: Partition, next: u64, (low, end): (u64, u64)) {
-    let reason = format!(
-        "the log ends at {end} and {next} was to come next: the log was cut, or its topic made anew; it is handled \
-         from its first record"
-    );
-    let gone = Gone { records: end..end, count: 0, reason };
-    let unheard = {
-        let mut own = client.context().own.lock();
-        let mut state = handoff.state.lock();
-        let Some(assigned) = own.find(before.topic as usize, before.partition.cast_signed()) else {
-            return;
-        };
-        state.generations += 1;
-        let partition = Partition { generation: state.generations, ..before };
-        (assigned.partition, assigned.next) = (partition, low);
-        state.mailbox.lose(before);
-        state.mailbox.assign(partition, Position { watermark: low, ahead: Vec::new() });
-        state.mailbox.push_event(Polled::Gone(partition, gone));
-        state.commits.forget((before.topic, before.partition))
-    };
-    handoff.wake_subscription();
-    unheard
-        .into_iter()
-        .for_each(|waiter| waiter.complete(Err("the partition's log is another one".to_owned())));
 }
 
 /// What was removed from a log ahead of what had been fetched.

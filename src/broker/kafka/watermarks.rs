@@ -9,20 +9,30 @@ use rdkafka::message::BorrowedMessage;
 use std::ffi::CString;
 
 /// The first offset of the log that the message is from, as the broker's last answer said.
+pub(super) fn known_low(client: &Client, message: &BorrowedMessage<'_>) -> Option<u64> {
+    u64::try_from(known(client, message.topic(), message.partition())?.0).ok()
+}
+
+/// The end of the log, as the broker's last answer to a fetch said: also of what may not be read yet.
+pub(super) fn known_end(client: &Client, topic: &str, partition: i32) -> Option<u64> {
+    u64::try_from(known(client, topic, partition)?.1).ok()
+}
+
+/// First offset and end, each negative where it is not known.
 ///
 /// By hand, since the crate has only the question to the broker.
-pub(super) fn known_low(client: &Client, message: &BorrowedMessage<'_>) -> Option<u64> {
-    let topic = CString::new(message.topic()).ok()?;
+fn known(client: &Client, topic: &str, partition: i32) -> Option<(i64, i64)> {
+    let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);
     // SAFETY: client and topic live through the call, which writes the two offsets and keeps nothing.
     let code = unsafe {
         rd_kafka_get_watermark_offsets(
             client.client().native_ptr(),
             topic.as_ptr(),
-            message.partition(),
+            partition,
             &raw mut low,
             &raw mut high,
         )
     };
-    if code.is_error() { None } else { u64::try_from(low).ok() }
+    (!code.is_error()).then_some((low, high))
 }
