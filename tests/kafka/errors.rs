@@ -19,6 +19,8 @@ fn a_property_that_breaks_a_promise_is_refused_before_any_connection() {
         ("enable.auto.offset.store", "true"),
         ("enable.idempotence", "false"),
         ("acks", "1"),
+        ("isolation.level", "read_uncommitted"),
+        ("auto.offset.reset", "latest"),
         ("group.id", "other"),
         ("transactional.id", "t"),
         ("no.such.property", "hunter2"),

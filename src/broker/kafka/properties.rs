@@ -60,6 +60,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("group.protocol", "`kafka.group_protocol` says it"),
     ("partition.assignment.strategy", "`kafka.group_protocol` says it"),
     ("statistics.interval.ms", "nobody reads librdkafka's statistics here"),
+    (
+        "auto.offset.reset",
+        "a position that is lost goes on with the first record that is there, and that is told",
+    ),
 ];
 
 /// Values without which a promise does not hold, of properties that may be spelled out all the same.
@@ -71,6 +75,11 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ),
     ("acks", &["all", "-1"], "an acknowledged record must not be lost with one broker"),
     ("request.required.acks", &["all", "-1"], "an acknowledged record must not be lost with one broker"),
+    (
+        "isolation.level",
+        &["read_committed"],
+        "what a transaction takes back would be handled, and what it adds out of its order",
+    ),
 ];
 
 /// What the protocol of KIP-848 leaves to the brokers.
