@@ -11,6 +11,7 @@ mod keys;
 mod load;
 mod logs;
 mod positions;
+mod reasons;
 mod rebalance;
 mod security;
 mod stuck;

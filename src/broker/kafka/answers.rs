@@ -3,6 +3,7 @@
 use super::broker_health::BrokerHealth;
 use super::client;
 use super::publishes::{DeliveryReport, Number, Publishes};
+use super::reasons::Reasons;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::record::Record;
 use crate::sync::{Arc, Mutex};
@@ -32,7 +33,8 @@ pub(super) struct Shared {
     pub(super) health: Mutex<BrokerHealth>,
     /// What the client said when it was refused.
     pub(super) refusal: Mutex<Option<String>>,
-    pub(super) last_error: Mutex<Option<String>>,
+    /// What was heard of why no broker answers.
+    pub(super) reasons: Mutex<Reasons>,
 }
 
 /// The callbacks of one client.
@@ -52,7 +54,7 @@ impl ClientContext for Answers {
         if let Some(kind) = client::kind_of(code) {
             self.0.health.lock().heard(kind, &text, Instant::now());
         }
-        *self.0.last_error.lock() = Some(text);
+        self.0.reasons.lock().heard(code, &text);
     }
 }
 

@@ -12,6 +12,8 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 pub(super) enum Kind {
     /// A connection: another one may be there, so the brokers are asked before anything is said.
     Connection,
+    /// All connections at once, which says less than what was heard of each.
+    Connections,
     /// This user or this topic is refused: over when an asking succeeds.
     Refused,
     /// The group does not take this member, which asking does not show.
@@ -41,7 +43,10 @@ impl BrokerHealth {
             Kind::Group => return self.known = Some((kind, reason.to_owned())),
             Kind::Refused => self.known = Some((kind, reason.to_owned())),
             Kind::Connection if self.known.is_none() => self.suspected = Some(reason.to_owned()),
-            Kind::Connection => {}
+            Kind::Connections if self.known.is_none() => {
+                self.suspected.get_or_insert_with(|| reason.to_owned());
+            }
+            Kind::Connection | Kind::Connections => {}
         }
         self.ask_at.get_or_insert(now);
     }
@@ -101,6 +106,17 @@ mod tests {
         health.unanswered("no answer", now);
         health.works(Sign::Answer);
         assert_eq!((health.ask_at(), health.reason()), (None, None));
+    }
+
+    #[test]
+    fn that_all_are_down_hides_no_reason() {
+        let (mut health, now) = (BrokerHealth::default(), Instant::now());
+        health.heard(Kind::Connections, "all are down", now);
+        health.heard(Kind::Connection, "connection refused", now);
+        health.heard(Kind::Connections, "all are down", now);
+        assert_eq!((health.ask_at(), health.reason()), (Some(now), None));
+        health.unanswered("no answer", now);
+        assert_eq!(health.reason(), Some("no answer; before that: connection refused"));
     }
 
     #[test]

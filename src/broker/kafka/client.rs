@@ -103,6 +103,7 @@ pub(super) fn kind_of(code: RDKafkaErrorCode) -> Option<Kind> {
         | E::UnsupportedAssignor
         | E::UnsupportedVersion
         | E::UnsupportedFeature => Some(Kind::Group),
+        E::AllBrokersDown => Some(Kind::Connections),
         _ => Some(Kind::Connection),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A bus has one producer, with a thread that serves its answers, and each subscription one consumer, on a thread of its
 //! own that nothing else enters: publishers and subscriptions leave what they want at a handoff and are woken. Decisions are
-//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`], [`motion`], [`identity`]);
+//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`], [`motion`], [`identity`],
+//! [`reasons`]);
 //! what librdkafka is told is a pure function ([`properties`]).
 
 mod anew;
@@ -14,6 +15,7 @@ mod broker_health;
 mod client;
 mod commit_later;
 mod commits;
+mod connecting;
 mod consumer;
 mod flow;
 mod group;
@@ -32,6 +34,7 @@ mod properties;
 mod publishes;
 mod question;
 mod queue_waker;
+mod reasons;
 mod silence;
 mod stall;
 #[cfg(test)]
@@ -46,10 +49,10 @@ use crate::foreign;
 use crate::record::Record;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, thread};
 use crate::wait::Registration;
+use connecting::Fault;
 use consumer::KafkaConsumer;
 use handoff::Handoff;
 use producer::Producer;
-use rdkafka::producer::Producer as _;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 use topics::{Creator, Layout};
@@ -57,7 +60,7 @@ use topics::{Creator, Layout};
 /// How often positions are committed where nothing else is said: after a crash, what was handled since comes again. Less
 /// often where the brokers take long to answer.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
-/// How long one look at the connection takes while the first answer is waited for.
+/// How long it rests until something is looked at again that comes soon.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A connection to a cluster.
@@ -78,7 +81,7 @@ type Leaving = Arc<Mutex<Vec<(thread::JoinHandle<()>, Instant)>>>;
 ///
 /// # Errors
 /// If a property is refused or unknown, before any I/O; if no broker answers within `kafka.connect_timeout`; if one
-/// answers and refuses.
+/// answers and refuses, or names brokers that can't be reached; if what answers is none, or speaks TLS where none is wanted.
 ///
 /// # Blocking
 /// Until the first answer.
@@ -98,23 +101,13 @@ pub(crate) fn connect(url: &BusUrl, config: &Config) -> Result<Arc<dyn Broker>, 
     let properties = properties::producer(url, config);
     let producer = Producer::new(properties, addresses.clone(), creator.clone(), config.kafka.create_topics)
         .map_err(|error| refused(error.to_string()))?;
-    let within = config.kafka.connect_timeout;
-    let until = Instant::now() + within;
-    loop {
-        let client = producer.client().expect("it was made with one");
-        client.poll(LOOK);
-        // Known with the first answer.
-        if client.client().fetch_cluster_id(LOOK).is_some() {
-            break;
+    connecting::first_answer(&producer, url, config).map_err(|fault| match fault {
+        Fault::Refused(reason) => refused(reason),
+        Fault::Unreachable(reason) => {
+            let (addresses, within) = (addresses.clone(), config.kafka.connect_timeout);
+            ConnectError::Unreachable { system: "kafka", addresses, within, reason }
         }
-        if let Some(reason) = producer.refusal() {
-            return Err(refused(reason));
-        }
-        if Instant::now() >= until {
-            let reason = producer.last_error().unwrap_or_else(|| "nothing was heard from them".to_owned());
-            return Err(ConnectError::Unreachable { system: "kafka", addresses, within, reason });
-        }
-    }
+    })?;
     let producer = Arc::new(producer);
     producer.start().map_err(ConnectError::Thread)?;
     Ok(Arc::new(Kafka {

@@ -11,6 +11,7 @@ use super::client;
 use super::properties::Properties;
 use super::publishes::{DeliveryReport, Publishes};
 use super::queue_waker::QueueWaker;
+use super::reasons::Reasons;
 use super::topics::{self, Creator, Layout};
 use crate::broker::{BrokerError, PublishFault, Ticket};
 use crate::foreign;
@@ -62,7 +63,7 @@ impl Producer {
             known: Mutex::default(),
             health: Mutex::default(),
             refusal: Mutex::default(),
-            last_error: Mutex::default(),
+            reasons: Mutex::default(),
         });
         let producer = Self {
             properties,
@@ -92,13 +93,18 @@ impl Producer {
         self.shared.client.lock().clone()
     }
 
-    /// What the client said last, and what it said when it was refused.
+    /// What the client said when it was refused.
     pub(super) fn refusal(&self) -> Option<String> {
         self.shared.refusal.lock().clone()
     }
 
-    pub(super) fn last_error(&self) -> Option<String> {
-        self.shared.last_error.lock().clone()
+    /// What the client has said of why no broker answers.
+    pub(super) fn reasons(&self) -> Reasons {
+        self.shared.reasons.lock().clone()
+    }
+
+    pub(super) fn forget_reasons(&self) {
+        *self.shared.reasons.lock() = Reasons::default();
     }
 
     /// Starts the thread.
