@@ -94,27 +94,36 @@ fn cut_off(protocol: GroupProtocol) {
     proxy.set_reachable(false);
     let cut = Instant::now();
     let (second, seconds) = member(&b, &topic, &book);
-    within(SOON, "health says that it starts nothing", || is_over(&first)).unwrap();
+    // A client of the classic protocols finds out a moment later that its session is over, and gives up what it had.
+    let is_new = protocol == GroupProtocol::Consumer;
+    if is_new {
+        within(SOON, "health says that it starts nothing", || is_over(&first)).unwrap();
+    }
     let shown = Instant::now();
     within(SOON, "the second begins", || !seconds.lock().unwrap().is_empty()).unwrap();
     let begun = seconds.lock().unwrap()[0];
     let ended = last(&firsts).expect("it has started some");
     assert!(ended - cut < SESSION && ended < begun, "{:?} and {:?} after the cut", ended - cut, begun - cut);
-    assert!(shown < ended + Duration::from_secs(2), "{:?} after its last start", shown - ended);
+    if is_new {
+        assert!(shown < ended + Duration::from_secs(2), "{:?} after its last start", shown - ended);
+        assert!(first.stats().in_flight > 1_000, "it had more to do");
+    }
+    assert!(!first.health().is_healthy());
     let before = seconds.lock().unwrap().len();
     within(SOON, "the second goes on", || seconds.lock().unwrap().len() > before + 200).unwrap();
     assert_eq!(last(&firsts), Some(ended), "the first started something beside the second");
-    assert!(first.stats().in_flight > 1_000, "it had more to do");
     // It is back, and hears of what it lost before it starts anything.
     proxy.set_reachable(true);
     within(SOON, "the first is healthy again", || first.health().is_healthy()).unwrap();
-    assert_eq!(last(&firsts), Some(ended), "it has no partition");
+    // The others give a member back what it had only where one has too much.
+    let stays = protocol != GroupProtocol::Range;
+    assert!(!stays || last(&firsts) == Some(ended), "it has no partition");
     let report = second.drain(SOON).wait();
     assert!(report.still_running.is_empty(), "{report:?}");
     let given = last(&seconds).expect("it has started some");
     within(SOON, "the first goes on", || last(&firsts) > Some(ended)).unwrap();
     let again = firsts.lock().unwrap().iter().find(|at| **at > ended).copied();
-    assert!(again > Some(given), "both at once");
+    assert!(!stays || again > Some(given), "both at once");
     publish(&b, &topic, 60..62);
     within(SOON, "all is handled", || book.over() == 62 * KEYS || book.has_violation()).unwrap();
     book.verdict().unwrap();
