@@ -6,6 +6,7 @@ mod support;
 
 use keylane::memory::MemoryBroker;
 use keylane::{Bus, Clock, Config, DeadLetter, Jitter, Problem, Record, Retry, Subscription};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use support::order::Book;
 use support::{
     Behaviour, Gate, KINDS, Kind, capture_log, eventually, logged, number, numbered, start, within,
 };
+
+type Fences = Arc<Mutex<BTreeSet<Option<u64>>>>;
 
 const KEYS: u64 = 6;
 const MS: Duration = Duration::from_millis(1);
@@ -168,11 +171,14 @@ fn what_was_taken_away_meanwhile_is_not_started_when_the_group_is_heard_of_again
     let (broker, bus) = broker();
     let (gate, firsts) = (Gate::default(), Arc::new(AtomicU64::new(0)));
     let (held, count) = (gate.clone(), firsts.clone());
+    let fences = [Fences::default(), Fences::default()];
+    let (of_first, of_second) = (fences[0].clone(), fences[1].clone());
     let first = bus
         .subscribe_envelopes("orders")
         .group("g")
         .workers(1)
-        .handle(move |_| {
+        .handle(move |event| {
+            of_first.lock().unwrap().insert(event.fence());
             count.fetch_add(1, Ordering::Relaxed);
             held.pass();
             Ok(())
@@ -184,7 +190,12 @@ fn what_was_taken_away_meanwhile_is_not_started_when_the_group_is_heard_of_again
     eventually("the first has its window", has_all).unwrap();
     let (other, book) = (broker.connect(Config::default()).unwrap(), Arc::new(Book::default()));
     let builder = other.subscribe_envelopes("orders").group("g").workers(2);
-    let second = start(builder, Kind::Shared, &booked(&book)).unwrap();
+    let handler = booked(&book);
+    let handler: Behaviour = Arc::new(move |event| {
+        of_second.lock().unwrap().insert(event.fence());
+        handler(event)
+    });
+    let second = start(builder, Kind::Shared, &handler).unwrap();
     second.ready().wait().unwrap();
     assert!(broker.cut_off("g", 0, true) && broker.expel("g", 0));
     eventually("the second handles all", || book.over() == 50 * KEYS || book.has_violation()).unwrap();
@@ -194,6 +205,9 @@ fn what_was_taken_away_meanwhile_is_not_started_when_the_group_is_heard_of_again
     eventually("nothing is left with the first", || first.stats().in_flight == 0).unwrap();
     eventually("it is healthy", || first.health().is_healthy()).unwrap();
     assert_eq!(firsts.load(Ordering::Relaxed), 1, "it starts nothing of what it lost");
+    let [before, after] = fences.map(|fences| fences.lock().unwrap().clone());
+    assert!(before.len() == 1 && after.len() == 1 && before.first() < after.first(), "{before:?} {after:?}");
+    assert!(before.first() > Some(&None), "it has one");
 }
 
 #[test]

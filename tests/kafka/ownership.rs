@@ -43,16 +43,16 @@ fn publish(bus: &Bus, topic: &str, numbers: std::ops::Range<u64>) {
     published.into_iter().for_each(|receipt| drop(receipt.wait().unwrap()));
 }
 
-type Starts = Arc<Mutex<Vec<Instant>>>;
+type Starts = Arc<Mutex<Vec<(Instant, Option<u64>)>>>;
 
-/// Takes its time for each record, and notes when it starts one.
+/// Takes its time for each record, and notes when it starts one, and as which owner.
 fn member(bus: &Bus, topic: &str, book: &Arc<Book>) -> (Subscription, Starts) {
     let (book, starts) = (book.clone(), Starts::default());
     let noted = starts.clone();
     let handler = move |event: &Event| {
         let (key, n) = (event.aggregate_id().expect("it has one").to_owned(), number(event));
         book.begin(&key, n);
-        noted.lock().unwrap().push(Instant::now());
+        noted.lock().unwrap().push((Instant::now(), event.fence()));
         std::thread::sleep(Duration::from_millis(12));
         book.end(&key, n, true);
         Ok(())
@@ -74,7 +74,7 @@ fn about_its_name(subscription: &Subscription, name: &str) -> bool {
 }
 
 fn last(starts: &Starts) -> Option<Instant> {
-    starts.lock().unwrap().last().copied()
+    starts.lock().unwrap().last().map(|(at, _)| *at)
 }
 
 /// A member is cut off for longer than its session while it has more in hand than it can handle in that time.
@@ -101,7 +101,7 @@ fn cut_off(protocol: GroupProtocol) {
     }
     let shown = Instant::now();
     within(SOON, "the second begins", || !seconds.lock().unwrap().is_empty()).unwrap();
-    let begun = seconds.lock().unwrap()[0];
+    let begun = seconds.lock().unwrap()[0].0;
     let ended = last(&firsts).expect("it has started some");
     assert!(ended - cut < SESSION && ended < begun, "{:?} and {:?} after the cut", ended - cut, begun - cut);
     if is_new {
@@ -122,12 +122,16 @@ fn cut_off(protocol: GroupProtocol) {
     assert!(report.still_running.is_empty(), "{report:?}");
     let given = last(&seconds).expect("it has started some");
     within(SOON, "the first goes on", || last(&firsts) > Some(ended)).unwrap();
-    let again = firsts.lock().unwrap().iter().find(|at| **at > ended).copied();
+    let again = firsts.lock().unwrap().iter().map(|(at, _)| *at).find(|at| *at > ended);
     assert!(!stays || again > Some(given), "both at once");
     publish(&b, &topic, 60..62);
     within(SOON, "all is handled", || book.over() == 62 * KEYS || book.has_violation()).unwrap();
     book.verdict().unwrap();
     assert!(first.health().is_healthy());
+    let mut all: Vec<_> = [firsts, seconds].iter().flat_map(|starts| starts.lock().unwrap().clone()).collect();
+    all.sort_unstable();
+    let owners: Vec<_> = all.chunk_by(|a, b| a.1 == b.1).map(|owned| owned[0].1).collect();
+    assert!(owners[0].is_some() && owners.is_sorted() && owners.len() >= 3, "{owners:?}");
 }
 
 #[test]

@@ -241,18 +241,21 @@ impl Group {
             self.own.lock().heard.push((Kind::Group, format!("partitions could not be taken: {error}")));
             return;
         }
-        let now = Instant::now();
+        let (now, fence) = (Instant::now(), client.generation());
         let mut own = self.own.lock();
         let mut state = self.handoff.state.lock();
         for ((topic, partition), Begin { position, gone, .. }) in positions {
             state.generations += 1;
             let partition = Partition { topic, partition, generation: state.generations };
             let next = position.watermark;
+            let place = (topic, partition.partition);
+            state.fences.remove(&place);
+            state.fences.extend(fence.map(|fence| (place, fence)));
             state.mailbox.assign(partition, position);
             if let Some(gone) = gone {
                 state.mailbox.push_event(Polled::Gone(partition, gone));
             }
-            own.had.insert((topic, partition.partition));
+            own.had.insert(place);
             own.assigned.push(Assigned { partition, next, watch: Watch::new(now), is_stopped: false });
         }
         own.changed();

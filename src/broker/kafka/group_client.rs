@@ -11,7 +11,9 @@ use rdkafka::bindings::{
     RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH, RD_KAFKA_EVENT_OFFSET_COMMIT,
     RD_KAFKA_EVENT_REBALANCE, rd_kafka_assign,
     rd_kafka_assignment_lost, rd_kafka_commit, rd_kafka_commit_queue, rd_kafka_committed,
-    rd_kafka_conf_set_events, rd_kafka_consumer_close_queue, rd_kafka_consumer_closed, rd_kafka_error_code,
+    rd_kafka_conf_set_events, rd_kafka_consumer_close_queue, rd_kafka_consumer_closed,
+    rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
+    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_error_code,
     rd_kafka_error_destroy, rd_kafka_error_t, rd_kafka_incremental_assign, rd_kafka_incremental_unassign,
     rd_kafka_pause_partitions, rd_kafka_poll_set_consumer, rd_kafka_position, rd_kafka_queue_cb_event_enable,
     rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_rebalance_protocol,
@@ -152,6 +154,21 @@ impl<C: GroupContext> GroupClient<C> {
         let protocol = unsafe { rd_kafka_rebalance_protocol(self.native()) };
         // SAFETY: as above.
         (!protocol.is_null()).then(|| unsafe { CStr::from_ptr(protocol) })?.to_str().ok()
+    }
+
+    /// The generation of the group that the member is in, or, by KIP-848, its own epoch: both grow with each change of who
+    /// has what. The client's main thread answers that.
+    pub(super) fn generation(&self) -> Option<u64> {
+        // SAFETY: the client lives; what it answers is nothing, or ours to destroy.
+        unsafe {
+            let metadata = rd_kafka_consumer_group_metadata(self.native());
+            if metadata.is_null() {
+                return None;
+            }
+            let generation = rd_kafka_consumer_group_metadata_generation_id(metadata);
+            rd_kafka_consumer_group_metadata_destroy(metadata);
+            u64::try_from(generation).ok()
+        }
     }
 
     /// Whether the partitions are somebody else's already.
