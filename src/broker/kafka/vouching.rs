@@ -49,7 +49,7 @@ impl Vouching {
     /// Until when the group vouches.
     pub(super) fn until(&self) -> Option<Instant> {
         let session = self.session?;
-        self.confirmed.map(|sent| sent + (session - (session / MARGIN).min(LONGEST_MARGIN)))
+        self.confirmed.map(|sent| sent + session.saturating_sub((session / MARGIN).min(LONGEST_MARGIN)))
     }
 
     pub(super) fn holds(&self, now: Instant) -> bool {
@@ -164,7 +164,7 @@ mod tests {
         vouching.set_owing(true);
         vouching.heard(2, now + 3 * SECOND, now + 3 * SECOND);
         assert!(vouching.holds(now + 8 * SECOND));
-        for n in 3..9 {
+        for n in 3..9_i32 {
             let at = now + 10 * SECOND * n.cast_unsigned();
             vouching.heard(n, at, at);
             assert!(!vouching.holds(at));
@@ -191,13 +191,9 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Op {
         /// A heartbeat goes out and is answered after so long.
-        Heartbeat {
-            ms: u32,
-        },
+        Heartbeat { ms: u32 },
         /// It never arrives.
-        Silence {
-            ms: u32,
-        },
+        Silence { ms: u32 },
         /// The client has dealt with being out and joins anew.
         Rejoin,
     }
