@@ -4,12 +4,14 @@
 
 mod basics;
 mod cluster;
+mod corrupt;
 mod errors;
 mod failures;
 mod false_acks;
 mod keys;
 mod load;
 mod logs;
+mod ownership;
 mod positions;
 mod reasons;
 mod rebalance;

@@ -5,7 +5,6 @@ use super::handoff::Handoff;
 use super::inquiry::{Answer, Inquiry};
 use crate::broker::{Gone, LogId, Partition, Polled, Position};
 use crate::foreign;
-use rdkafka::consumer::Consumer as _;
 use rdkafka::topic_partition_list::Offset;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ pub(super) fn log_made_anew(
         let (topic, number) =
             (&*handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
         // First, since it also drops what the client has of the log at its old place, which would come next.
-        if let Err(error) = client.seek(topic, number, Offset::Offset(low.cast_signed()), Duration::ZERO) {
+        if let Err(error) = client.seek(topic, number, low) {
             foreign::warn!(%error, topic, partition = number, "a topic was made anew and can't be fetched from its begin yet");
             continue;
         }

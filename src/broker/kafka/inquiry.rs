@@ -8,7 +8,6 @@ use super::group::Client;
 use crate::broker::LogId;
 use crate::sync::Arc;
 use rdkafka::bindings as native;
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{IsError as _, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaAdminOp, RDKafkaEvent, RDKafkaRespErr};

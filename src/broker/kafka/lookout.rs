@@ -14,7 +14,6 @@ use super::motion::{Cause, Motion, Obstacle, Presence, Sight};
 use super::watermarks::known_end;
 use crate::broker::{LogId, Partition, Polled, Still, Stuck};
 use crate::foreign;
-use rdkafka::consumer::Consumer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::{Discriminant, discriminant};

@@ -46,7 +46,8 @@ impl Group {
 
     /// Where the client is in its partitions, where it knows: nobody is asked.
     pub(super) fn client_positions(&self, client: &Client) -> Offsets {
-        client.position().and_then(|list| offsets_of(&list, &self.spec().topics)).unwrap_or_default()
+        let here = self.list(self.own.lock().assigned.iter().map(|assigned| assigned.partition));
+        client.position(here).and_then(|list| offsets_of(&list, &self.spec().topics)).unwrap_or_default()
     }
 }
 

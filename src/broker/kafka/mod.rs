@@ -3,8 +3,7 @@
 //! A bus has one producer, with a thread that serves its answers, and each subscription one consumer, on a thread of its
 //! own that nothing else enters: publishers and subscriptions leave what they want at a handoff and are woken. Decisions are
 //! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`], [`motion`], [`identity`],
-//! [`reasons`]);
-//! what librdkafka is told is a pure function ([`properties`]).
+//! [`reasons`], [`unreadable`], [`vouching`], [`fencing`]); what librdkafka is told is a pure function ([`properties`]).
 
 mod anew;
 mod answers;
@@ -13,16 +12,20 @@ mod begin;
 mod beginning;
 mod broker_health;
 mod client;
-mod commit_later;
 mod commits;
 mod connecting;
 mod consumer;
+mod damage;
+mod events;
+mod fencing;
 mod flow;
 mod group;
+mod group_client;
 mod handoff;
 mod headers;
 mod identity;
 mod inquiry;
+mod life;
 mod lookout;
 mod mailbox;
 mod marks;
@@ -35,11 +38,14 @@ mod publishes;
 mod question;
 mod queue_waker;
 mod reasons;
+mod session;
 mod silence;
 mod stall;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod unreadable;
+mod vouching;
 mod watermarks;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};

@@ -30,8 +30,28 @@ impl Properties {
     pub(super) fn behind_a_fetch(&self) -> Duration {
         /// librdkafka's own, should the value be none that it takes.
         const HELD: u64 = 500;
-        let held = self.0.get("fetch.wait.max.ms").and_then(|held| held.parse().ok()).unwrap_or(HELD);
+        let held = self.get("fetch.wait.max.ms").and_then(|held| held.parse().ok()).unwrap_or(HELD);
         Duration::from_millis(held) + ANSWER
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// For how long the group waits for a silent member; none where the brokers alone say that.
+    pub(super) fn session(&self) -> Option<Duration> {
+        /// librdkafka's own, should the value be none that it takes.
+        const SESSION: u64 = 45_000;
+        if self.get("group.protocol") == Some("consumer") {
+            return None;
+        }
+        let session = self.get("session.timeout.ms").and_then(|session| session.parse().ok());
+        Some(Duration::from_millis(session.unwrap_or(SESSION)))
+    }
+
+    /// What this member is called for ever, if it is.
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.get("group.instance.id")
     }
 
     fn set(&mut self, name: &str, value: impl Display) {
@@ -221,6 +241,8 @@ pub(super) fn consumer(url: &BusUrl, config: &Config, spec: &ConsumerSpec) -> Re
     properties.set("auto.offset.reset", "earliest");
     // What a transaction took back was never published.
     properties.set("isolation.level", "read_committed");
+    // A batch that is not what was written reaches no handler.
+    properties.set("check.crcs", true);
     // The default of a second rests each time that a partition's queue is full: measured, a seventh of the speed.
     properties.set("fetch.queue.backoff.ms", 5);
     // librdkafka's default, spelled out: what is asked on the same connection waits as long.
@@ -296,6 +318,7 @@ mod tests {
             (&consumer, "enable.auto.commit", "false"),
             (&consumer, "enable.auto.offset.store", "false"),
             (&consumer, "isolation.level", "read_committed"),
+            (&consumer, "check.crcs", "true"),
             (&consumer, "allow.auto.create.topics", "false"),
             (&consumer, "auto.offset.reset", "earliest"),
             (&consumer, "fetch.queue.backoff.ms", "5"),
