@@ -5,11 +5,13 @@ pub(crate) mod blocks;
 mod cancellation;
 mod clock;
 mod completion;
+mod life;
 mod listeners;
 mod op;
 pub(crate) mod own_lane;
 mod park;
 mod wakers;
+pub(crate) mod world;
 
 #[cfg(feature = "kafka")]
 pub(crate) use block::block_on_timeout;
@@ -19,6 +21,7 @@ pub(crate) use clock::after;
 pub use clock::{Clock, ManualClock};
 pub(crate) use completion::{Ask, completion};
 pub use completion::{Completion, JobError};
+pub(crate) use life::{Life, Step, live, spawn};
 pub(crate) use listeners::Listeners;
 pub use listeners::Registration;
 pub use op::Op;
