@@ -34,6 +34,8 @@ pub struct Event {
     index: u32,
     attempt: u32,
     deadline: Option<Instant>,
+    /// None: the assignment's first.
+    cancellation: Option<Cancellation>,
 }
 
 /// What is known of a record before its first attempt.
@@ -91,6 +93,7 @@ impl Event {
             index,
             attempt: 0,
             deadline: None,
+            cancellation: None,
         })
     }
 
@@ -101,6 +104,15 @@ impl Event {
     pub(crate) fn begin_attempt(&mut self, deadline: Option<Instant>) {
         self.attempt = self.attempt.saturating_add(1);
         self.deadline = deadline;
+        // Once there is a later one, every attempt has one.
+        if let Some(later) = self.assignment().later() {
+            self.cancellation = Some(later);
+        }
+    }
+
+    /// The attempt that was begun last counts for nothing.
+    pub(crate) fn withdraw_attempt(&mut self) {
+        self.attempt = self.attempt.saturating_sub(1);
     }
 
     /// What its bytes are, where that was not looked for before it came to its worker.
@@ -186,6 +198,29 @@ impl Event {
         self.deadline
     }
 
+    /// A number that grows with each owner of the record's partition, to guard a write with: where the number of the last
+    /// write is kept beside what was written, and a write with a lower one is refused, a handler that goes on after its
+    /// member has lost the partition changes nothing.
+    ///
+    /// It compares within a topic, a partition and a group. In memory it is the group's own count; on Kafka the generation
+    /// of the group (the epoch of the member with KIP-848) in which the partition came, which begins anew when the group is
+    /// deleted. None where the broker has no such number, which is so on JetStream.
+    ///
+    /// ```
+    /// use keylane::{Event, HandlerError};
+    ///
+    /// fn book(event: &Event, execute: impl Fn(&str, u64) -> Result<u64, HandlerError>) -> Result<(), HandlerError> {
+    ///     let fence = event.fence().ok_or_else(|| HandlerError::terminal("a broker without a fence"))?;
+    ///     match execute("UPDATE balance SET cents = cents - 995, fence = $1 WHERE id = 7 AND fence <= $1", fence)? {
+    ///         0 => Err("another owner has written".into()),
+    ///         _ => Ok(()),
+    ///     }
+    /// }
+    /// ```
+    pub fn fence(&self) -> Option<u64> {
+        self.assignment().fence
+    }
+
     /// Tells when the result is not wanted any more.
     ///
     /// ```
@@ -202,7 +237,7 @@ impl Event {
     /// }
     /// ```
     pub fn cancellation(&self) -> &Cancellation {
-        &self.assignment().cancellation
+        self.cancellation.as_ref().unwrap_or_else(|| &self.assignment().cancellation)
     }
 
     /// Whether the record is an Envelope.

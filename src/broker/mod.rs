@@ -14,7 +14,7 @@ pub(crate) mod nats;
 #[cfg(any(feature = "kafka", test, fuzzing))]
 pub(crate) mod position_text;
 
-use crate::delivery::{Partition, Position};
+use crate::delivery::{Lease, Partition, Position};
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Clock;
@@ -187,6 +187,19 @@ pub(crate) trait Consumer: Send {
     /// that comes to be.
     fn has_joined(&self) -> bool {
         true
+    }
+
+    /// Until when the group vouches for what this member owns: one lease for all of it, and the same at each call. The
+    /// backend extends and ends it, and wakes the subscription when it extends one that was over. It ends it before a poll
+    /// can tell of a partition that is lost, so that nothing of that starts under a lease which came later.
+    fn lease(&self) -> Lease {
+        Lease::forever()
+    }
+
+    /// A number of the partition's ownership by which each owner has a greater one than those before it, in whichever
+    /// process they were; none where there is no such number. Asked when the partition was assigned.
+    fn fence(&self, _partition: Partition) -> Option<u64> {
+        None
     }
 
     /// A record is over. Only for brokers that want to hear it of each; positions come by [`commit`](Self::commit).

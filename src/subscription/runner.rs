@@ -38,6 +38,8 @@ pub(crate) struct Delivery {
     /// Since when an attempt or a dead letter is under way, which a drain lets end.
     pub(crate) started: Option<Instant>,
     pub(crate) failure: Option<Box<Failure>>,
+    /// Its turn had come while the lease was over.
+    pub(crate) awaits_lease: bool,
     /// Its verdict was given.
     pub(crate) is_over: bool,
 }
@@ -109,7 +111,7 @@ pub(super) fn activity() -> u64 {
 /// One worker's part of a subscription.
 pub(crate) struct Runner<I: Invoke> {
     invoke: I,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     worker: usize,
     doing: Arc<Doing>,
     verdicts: Vec<Verdict>,
@@ -117,8 +119,8 @@ pub(crate) struct Runner<I: Invoke> {
     shown: usize,
     tally: Tally,
     /// The end of the last attempt, which is the start of the next: one reading of the clock per record.
-    last_end: Instant,
-    turn: Option<Instant>,
+    pub(super) last_end: Instant,
+    pub(super) turn: Option<Instant>,
     /// Futures that were dropped in this turn before their end.
     dropped: usize,
     /// The activity that the intake was told of, where somebody waits for it.
@@ -210,7 +212,7 @@ impl<I: Invoke> Runner<I> {
                 self.tally.succeeded += 1;
                 self.over(job, End::Settled)
             }
-            Err(_) if job.event.cancellation().is_cancelled() => self.returned(job),
+            Err(failure) if self.is_interrupted(job) => self.interrupted(job, failure),
             Err(failure) => self.failed(job, failure, now),
         }
     }
@@ -272,6 +274,9 @@ impl<I: Invoke> Runner<I> {
                     unreachable!("only a policy with a dead-letter topic decides for it")
                 };
                 job.next = Next::DeadLetter { topic: dead_letter.topic.as_str().into(), tries: 0 };
+                if !job.event.assignment().lease.holds(now) {
+                    return self.await_lease(job);
+                }
                 self.write_dead_letter(job)
             }
             Decision::Hold => Outcome::Hold,
@@ -375,7 +380,7 @@ impl<I: Invoke> Runner<I> {
         }
     }
 
-    fn returned(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
+    pub(super) fn returned(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
         let place = Box::new(job.event.place());
         self.over(job, End::Returned(place))
     }
@@ -407,9 +412,13 @@ impl<I: Invoke> Handler for Runner<I> {
         let assignment = job.event.assignment();
         // At most once: what was settled before is lost unless it is handled, so only the end of the time stops it.
         let settles_first = self.shared.settles_first;
-        if assignment.is_stopping() && (!settles_first || assignment.cancellation.is_cancelled()) {
+        if assignment.is_stopping() && (!settles_first || assignment.is_out_of_time()) {
             return self.returned(job);
         }
+        if !self.is_owned(assignment, now) {
+            return self.await_lease(job);
+        }
+        job.awaits_lease = false;
         if job.next == Next::Parse {
             job.next = match parse(&self.shared.rules, job.event.record(), job.bytes) {
                 Ok(parsed) => {

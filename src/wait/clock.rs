@@ -4,6 +4,7 @@ use super::listeners::{Listeners, Registration};
 use crate::chance;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use std::fmt;
+use std::sync::LazyLock;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -81,6 +82,12 @@ impl fmt::Debug for Manual {
     }
 }
 
+/// No time of any clock is before it.
+pub(crate) fn epoch() -> Instant {
+    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *EPOCH
+}
+
 impl Clock {
     /// The system's clocks: monotonic for [`now`](Clock::now), wall time for [`system_time`](Clock::system_time). The
     /// default.
@@ -102,6 +109,8 @@ impl Clock {
     }
 
     fn moved(is_simulated: bool) -> (Self, ManualClock) {
+        // Before its first time, so that none of its times is before that one.
+        let _ = epoch();
         let manual = Arc::new(Manual {
             start: Instant::now(),
             is_simulated,

@@ -18,6 +18,8 @@ pub(crate) use block::block_on_timeout;
 pub(crate) use block::{block_on, look_until};
 pub use cancellation::{Cancellation, Cancelled};
 pub(crate) use clock::after;
+#[cfg_attr(loom, allow(unused_imports, reason = "of leases"))]
+pub(crate) use clock::epoch;
 pub use clock::{Clock, ManualClock};
 pub(crate) use completion::{Ask, completion};
 pub use completion::{Completion, JobError};

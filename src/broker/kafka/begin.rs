@@ -6,7 +6,6 @@ use super::group::{Client, Group, LOOK};
 use super::topics;
 use crate::broker::Start;
 use crate::foreign;
-use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
@@ -55,7 +54,7 @@ impl Group {
         }
         let mut asked = list.clone();
         asked.set_all_offsets(Offset::Invalid)?;
-        let committed = client.committed_offsets(asked, ASK)?;
+        let committed = client.committed(asked, ASK)?;
         let (mut positions, mut begun) = (Vec::new(), TopicPartitionList::new());
         for element in committed.elements() {
             element.error()?;
@@ -65,7 +64,7 @@ impl Group {
                 Offset::Offset(offset) => Some((offset as u64, element.metadata())),
                 _ => None,
             };
-            let (low, end) = client.fetch_watermarks(topic, partition, ASK)?;
+            let (low, end) = client.client().fetch_watermarks(topic, partition, ASK)?;
             let (low, mut high) = (low as u64, end as u64);
             if found.is_some_and(|(offset, _)| offset > high) {
                 // A leader that was just elected may not know of all yet: it counts when it is said again.
@@ -97,7 +96,7 @@ impl Group {
         }
         // From here on the group has a position: whatever comes later is not skipped after a crash.
         if self.spec().start == Start::Latest && begun.count() > 0 {
-            client.commit(&begun, CommitMode::Sync)?;
+            client.commit(&begun)?;
         }
         Ok(positions)
     }

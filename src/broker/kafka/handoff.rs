@@ -4,8 +4,10 @@ use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
 use super::question::Asked;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
+use crate::delivery::Lease;
 use crate::sync::{Mutex, OnceLock};
 use crate::wait::Promise;
+use std::collections::HashMap;
 use std::task::Waker;
 
 /// Who waits for a commit.
@@ -19,6 +21,8 @@ const BYTES: usize = 4 << 20;
 pub(super) struct Handoff {
     pub(super) spec: ConsumerSpec,
     pub(super) state: Mutex<HandoffState>,
+    /// On all that the mailbox holds. Ended with the state locked, where something is lost.
+    pub(super) lease: Lease,
     /// Wakes the client's thread, which sets it when it starts.
     pub(super) member: OnceLock<Waker>,
     subscription: Waker,
@@ -40,6 +44,8 @@ pub(super) struct HandoffState {
     pub(super) is_closing: bool,
     /// How many assignments there were.
     pub(super) generations: u64,
+    /// The group's generation, or the member's epoch, in which each partition came last.
+    pub(super) fences: HashMap<TopicPartition, u64>,
 }
 
 impl Handoff {
@@ -56,8 +62,9 @@ impl Handoff {
             is_stopping_changed: false,
             is_closing: false,
             generations: 0,
+            fences: HashMap::new(),
         };
-        Self { spec, state: Mutex::new(state), member: OnceLock::new(), subscription }
+        Self { spec, state: Mutex::new(state), lease: Lease::over(), member: OnceLock::new(), subscription }
     }
 
     pub(super) fn wake_member(&self) {

@@ -7,8 +7,6 @@ use super::stall::Finding;
 use super::topics::log_end;
 use crate::broker::{Gone, Partition, Polled, Position};
 use crate::foreign;
-use rdkafka::consumer::Consumer as _;
-use rdkafka::topic_partition_list::Offset;
 use std::time::{Duration, Instant};
 
 /// Asks about one partition that was quiet for long: fetches anew where there is more than arrived, and goes on with
@@ -24,7 +22,7 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
     let Some((partition, next)) = quiet else { return };
     let (topic, number) =
         (&*handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
-    let marks = client.fetch_watermarks(topic, number, limit);
+    let marks = client.client().fetch_watermarks(topic, number, limit);
     let (finding, low) = {
         let mut own = group.own.lock();
         let Some(assigned) = own.find(partition.topic as usize, number) else { return };
@@ -69,7 +67,7 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
             Ok(_) | Err(_) => return,
         },
     };
-    if let Err(error) = client.seek(topic, number, Offset::Offset(from.cast_signed()), Duration::ZERO) {
+    if let Err(error) = client.seek(topic, number, from) {
         foreign::warn!(%error, topic, partition = number, "it could not be fetched anew");
     }
 }

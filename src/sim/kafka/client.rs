@@ -52,17 +52,17 @@ struct Held {
 
 impl Client {
     pub(super) fn new(cluster: Arc<Mutex<Cluster>>, process: Process, spec: &ConsumerSpec, wake: Waker) -> Self {
-        let (now, partitions_before) = {
+        let partitions_before = {
             let cluster = cluster.lock();
             let partitions = |topic: &Arc<str>| cluster.topics.get(&**topic).map_or(0, |logs| logs.len() as u32);
-            (cluster.clock.now(), spec.topics.iter().map(partitions).collect())
+            spec.topics.iter().map(partitions).collect()
         };
         Self {
             cluster,
             process,
             spec: spec.clone(),
             wake,
-            lease: Lease::over(now),
+            lease: Lease::over(),
             member: None,
             held: Vec::new(),
             partitions_before,
