@@ -67,7 +67,7 @@ pub struct CloseReport {
 }
 
 impl Bus {
-    fn on(broker: Arc<dyn Broker>, config: Config) -> Self {
+    pub(crate) fn on(broker: Arc<dyn Broker>, config: Config) -> Self {
         Self { connection: Connection::new(broker, config) }
     }
 

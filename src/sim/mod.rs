@@ -50,6 +50,8 @@
 
 mod chaos;
 mod judge;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kit;
 mod quiet;
 mod seeds;
@@ -58,6 +60,8 @@ mod time;
 mod world;
 
 pub use chaos::Chaos;
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaModel;
 pub use kit::{Operator, Sim, Subscriptions, test};
 pub use seeds::{Seeds, seeds};
 pub use time::{Sleep, busy, number, sleep};

@@ -13,7 +13,6 @@ pub(crate) struct Program {
     pub(crate) partitions: u32,
     pub(crate) processes: u32,
     pub(crate) workers: usize,
-    pub(crate) keys: u8,
     pub(crate) attempts: u32,
     pub(crate) in_flight: usize,
     /// How often an attempt fails, in percent.
@@ -130,6 +129,13 @@ pub(crate) enum Mode {
     KafkaLog,
 }
 
+/// All of them.
+#[cfg(not(feature = "kafka"))]
+pub(crate) const MODES: [Mode; 2] = [Mode::Memory, Mode::Expelling];
+#[cfg(feature = "kafka")]
+pub(crate) const MODES: [Mode; 5] =
+    [Mode::Memory, Mode::Expelling, Mode::Kafka, Mode::KafkaCut, Mode::KafkaLog];
+
 impl Program {
     pub(crate) fn drawn(seed: u64, mode: Mode) -> Self {
         let mut random = fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x9406_4A11);
@@ -163,7 +169,6 @@ impl Program {
             partitions: random.u32(1..=4),
             processes,
             workers: random.usize(0..=3),
-            keys,
             attempts: random.u32(1..=4),
             in_flight: [random.usize(1..=3), random.usize(1..=64), 256][random.usize(..3)],
             failing: [0, 5, 20][random.usize(..3)],

@@ -60,13 +60,14 @@ pub(crate) fn story(program: &Program) -> String {
     let Verdict { violations, story, .. } = run(&least, true);
     let Program { acts, .. } = &least;
     format!(
-        "seed {} fails; the least of it in {tried} tries, {} acts:\n{:?}\n{}\n{}\nrun it again: KEYLANE_SIMULATION={} \
+        "seed {} fails; the least of it in {tried} tries, {} acts:\n{:?}\n{}\n{}\nrun it again: KEYLANE_SIMULATION={:?}:{} \
          cargo test --features sim --test simulation one -- --ignored --nocapture",
         program.seed,
         acts.len(),
         Program { acts: Vec::new(), ..least.clone() },
         story.join("\n"),
         violations.join("\n"),
+        program.mode,
         program.seed,
     )
 }

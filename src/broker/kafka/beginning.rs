@@ -5,17 +5,17 @@ use crate::broker::{Gone, Position, Start};
 
 /// Where a group begins in a partition.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Begin {
-    pub(super) position: Position,
+pub(crate) struct Begin {
+    pub(crate) position: Position,
     /// What the log has no more.
-    pub(super) gone: Option<Gone>,
+    pub(crate) gone: Option<Gone>,
     /// What stands beside the position and is not believed, and why.
-    pub(super) unread: Option<String>,
+    pub(crate) unread: Option<String>,
 }
 
 /// By what is committed (the offset and the text beside it), by the first offset of the log and the one behind the last,
 /// and by where a group without a position starts.
-pub(super) fn begin(committed: Option<(u64, &str)>, (low, high): (u64, u64), start: Start) -> Begin {
+pub(crate) fn begin(committed: Option<(u64, &str)>, (low, high): (u64, u64), start: Start) -> Begin {
     let at = |watermark| Position { watermark, ahead: Vec::new() };
     let Some((offset, text)) = committed else {
         let watermark = match start {

@@ -100,7 +100,7 @@ fn begin_anew(client: &Client, handoff: &Handoff, before: Partition, next: u64, 
 }
 
 /// What was removed from a log ahead of what had been fetched.
-pub(super) fn removed(next: u64, low: u64) -> Gone {
+pub(crate) fn removed(next: u64, low: u64) -> Gone {
     let reason = "retention, or somebody, removed them before they were fetched".to_owned();
     Gone { records: next..low, count: low - next, reason }
 }

@@ -4,8 +4,8 @@ use super::cluster::{Cluster, Log, Seat};
 use super::{SESSION, away};
 use crate::broker::kafka::rules::{Finding, Watch, begin, removed};
 use crate::broker::{
-    BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Fetched, FetchedRecord, Gone, Mark, Polled, Start,
-    position_text,
+    BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Fetched, FetchedRecord, Gone, Mark,
+    Polled, Start, position_text,
 };
 use crate::delivery::{Lease, Partition, Position};
 use crate::sim::is_crashing;
@@ -14,7 +14,7 @@ use crate::sync::{Arc, Mutex};
 use crate::wait::Op;
 use std::collections::BTreeSet;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What stands beside an offset, at most.
 const TEXT: usize = 4_096;
@@ -51,10 +51,16 @@ struct Held {
 }
 
 impl Client {
-    pub(super) fn new(cluster: Arc<Mutex<Cluster>>, process: Process, spec: &ConsumerSpec, wake: Waker) -> Self {
+    pub(super) fn new(
+        cluster: Arc<Mutex<Cluster>>,
+        process: Process,
+        spec: &ConsumerSpec,
+        wake: Waker,
+    ) -> Self {
         let partitions_before = {
             let cluster = cluster.lock();
-            let partitions = |topic: &Arc<str>| cluster.topics.get(&**topic).map_or(0, |logs| logs.len() as u32);
+            let partitions =
+                |topic: &Arc<str>| cluster.topics.get(&**topic).map_or(0, |logs| logs.len() as u32);
             spec.topics.iter().map(partitions).collect()
         };
         Self {
@@ -99,7 +105,10 @@ impl Client {
             self.member = Some(cluster.last_member);
         }
         let member = self.member.expect("just made");
-        let seat = group.members.entry(member).or_insert_with(|| Seat { topics: self.spec.topics.clone(), heard: now });
+        let seat = group
+            .members
+            .entry(member)
+            .or_insert_with(|| Seat { topics: self.spec.topics.clone(), heard: now });
         seat.heard = now;
         self.lease.extend(now + SESSION);
         for released in self.released.drain(..) {
@@ -174,7 +183,8 @@ impl Client {
                     self.generations += 1;
                     self.mail.push(Polled::Lost(held.id));
                     held.id.generation = self.generations;
-                    self.mail.push(Polled::Assigned(held.id, Position { watermark: log.low, ahead: Vec::new() }));
+                    self.mail
+                        .push(Polled::Assigned(held.id, Position { watermark: log.low, ahead: Vec::new() }));
                     let gone = Gone { records: log.end()..log.end(), count: 0, reason };
                     self.mail.push(Polled::Gone(held.id, gone));
                     (held.fetch, held.next) = (log.low, log.low);
@@ -206,7 +216,13 @@ impl Client {
                 held.watch.is_alive(now);
                 room -= 1;
                 let record = FetchedRecord::Shared(log.records[(offset - log.low) as usize].clone());
-                out.push(Polled::Record(Fetched { partition: held.id, offset, record, subject: None, redeliveries: 0 }));
+                out.push(Polled::Record(Fetched {
+                    partition: held.id,
+                    offset,
+                    record,
+                    subject: None,
+                    redeliveries: 0,
+                }));
             }
         }
     }
@@ -259,7 +275,12 @@ impl Consumer for Member {
         self.0.lock().lease.clone()
     }
 
-    fn commit(&mut self, id: Partition, position: &Position, _: Durability) -> Result<Committed, BrokerError> {
+    fn commit(
+        &mut self,
+        id: Partition,
+        position: &Position,
+        _: Durability,
+    ) -> Result<Committed, BrokerError> {
         let client = &mut *self.0.lock();
         let cluster = &mut *client.cluster.lock();
         if cluster.cut.contains(&client.process) {
@@ -294,14 +315,19 @@ impl Consumer for Member {
 
     fn ends(&mut self) -> Op<Result<Vec<Mark>, BrokerError>> {
         let client = self.0.lock();
-        Op::ready(client.marks(|cluster, topic, partition| cluster.topics[topic][partition as usize].readable()))
+        Op::ready(
+            client.marks(|cluster, topic, partition| cluster.topics[topic][partition as usize].readable()),
+        )
     }
 
     fn reached(&mut self) -> Op<Result<Vec<Mark>, BrokerError>> {
         let client = self.0.lock();
         let group = client.spec.group.to_string();
         Op::ready(client.marks(|cluster, topic, partition| {
-            let committed = cluster.groups.get(&group).and_then(|group| group.committed.get(&(topic.to_owned(), partition)));
+            let committed = cluster
+                .groups
+                .get(&group)
+                .and_then(|group| group.committed.get(&(topic.to_owned(), partition)));
             committed.map_or(cluster.topics[topic][partition as usize].low, |(offset, _)| *offset)
         }))
     }

@@ -57,7 +57,8 @@ impl Group {
         let mut target = BTreeSet::new();
         for (topic, logs) in topics {
             let want = |seat: &Seat| seat.topics.iter().any(|wanted| **wanted == **topic);
-            let want: Vec<u64> = self.members.iter().filter(|(_, seat)| want(seat)).map(|(id, _)| *id).collect();
+            let want: Vec<u64> =
+                self.members.iter().filter(|(_, seat)| want(seat)).map(|(id, _)| *id).collect();
             for partition in 0..logs.len() {
                 if want.get(partition % want.len().max(1)) == Some(&member) {
                     target.insert((topic.clone(), partition as u32));

@@ -10,7 +10,9 @@ mod cluster;
 use super::here;
 use super::time::sleep;
 use super::world::{Process, World};
-use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Stored, Ticket};
+use crate::broker::{
+    Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Stored, Ticket,
+};
 use crate::sync::{Arc, Mutex};
 use crate::wait::world::adopt_future;
 use crate::wait::{Clock, Registration};
@@ -40,7 +42,8 @@ impl KafkaModel {
     /// A cluster in this world with these topics and their numbers of partitions.
     pub fn new(world: &World, topics: &[(&str, u32)]) -> Self {
         let logs = |partitions| (0..partitions).map(|_| Log::default()).collect();
-        let topics = topics.iter().map(|(name, partitions)| ((*name).to_owned(), logs(*partitions))).collect();
+        let topics =
+            topics.iter().map(|(name, partitions)| ((*name).to_owned(), logs(*partitions))).collect();
         Self(Arc::new(Mutex::new(Cluster {
             clock: world.clock(),
             topics,
@@ -70,7 +73,11 @@ impl KafkaModel {
     /// From here on the process reaches no broker, or reaches them again.
     pub fn cut(&self, process: Process, is_cut: bool) {
         self.change(|cluster| {
-            if is_cut { cluster.cut.insert(process) } else { cluster.cut.remove(&process) };
+            if is_cut {
+                cluster.cut.insert(process)
+            } else {
+                cluster.cut.remove(&process)
+            };
         });
     }
 
@@ -135,7 +142,8 @@ impl KafkaModel {
     /// Somebody else writes another text beside the group's offsets, as a mirror that copies it to other offsets does.
     pub fn write_texts(&self, group: &str, text: &str) {
         self.change(|cluster| {
-            let committed = cluster.groups.get_mut(group).into_iter().flat_map(|group| group.committed.values_mut());
+            let committed =
+                cluster.groups.get_mut(group).into_iter().flat_map(|group| group.committed.values_mut());
             committed.for_each(|(_, beside)| text.clone_into(beside));
         });
     }
@@ -144,7 +152,10 @@ impl KafkaModel {
     pub fn committed(&self, group: &str, topic: &str) -> BTreeMap<u32, u64> {
         let cluster = self.0.lock();
         let committed = cluster.groups.get(group).into_iter().flat_map(|group| &group.committed);
-        committed.filter(|((of, _), _)| of == topic).map(|((_, partition), (offset, _))| (*partition, *offset)).collect()
+        committed
+            .filter(|((of, _), _)| of == topic)
+            .map(|((_, partition), (offset, _))| (*partition, *offset))
+            .collect()
     }
 
     /// The end of each partition.
@@ -183,7 +194,8 @@ impl Connection {
             let Some(logs) = cluster.topics.get_mut(topic) else {
                 return Err(PublishFault::Permanent(format!("no topic `{topic}`")));
             };
-            let sum = record.key.iter().flatten().fold(7_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(*byte));
+            let sum =
+                record.key.iter().flatten().fold(7_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(*byte));
             let partition = (sum % logs.len() as u64) as u32;
             let log = &mut logs[partition as usize];
             let offset = log.end();
