@@ -35,6 +35,7 @@
 mod broker;
 #[cfg(not(loom))]
 mod bus;
+mod chance;
 #[cfg(not(loom))]
 pub mod config;
 #[cfg(not(loom))]
@@ -61,6 +62,8 @@ mod publisher;
 mod record;
 #[cfg(not(loom))]
 mod route;
+#[cfg(all(feature = "sim", not(loom)))]
+pub mod sim;
 #[cfg(not(loom))]
 mod subscription;
 mod sync;
@@ -117,6 +120,7 @@ pub mod fuzzing {
     }
 }
 
-#[cfg(doctest)]
+/// Its examples use the test kit.
+#[cfg(all(doctest, feature = "sim"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,5 +1,6 @@
 //! Records as brokers carry them, and their headers.
 
+use crate::chance;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::fmt;
@@ -202,7 +203,7 @@ pub struct Record {
 impl Record {
     /// A record without a key or headers, made now.
     pub fn new(value: impl Into<Bytes>) -> Self {
-        Self { key: None, value: value.into(), headers: Headers::new(), timestamp: SystemTime::now() }
+        Self { key: None, value: value.into(), headers: Headers::new(), timestamp: chance::wall_time() }
     }
 
     /// The same record under this key.

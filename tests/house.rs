@@ -131,6 +131,41 @@ fn the_rule_of_orderings_finds_one_without_its_reason() {
     );
 }
 
+/// What a simulation has its own of, and who may ask the machine for it: the shells.
+const OF_THE_MACHINE: [(&str, &[&str]); 6] = [
+    ("Instant::now", &["src/wait/block.rs", "src/wait/clock.rs", "src/wait/park.rs"]),
+    ("SystemTime::now", &["src/chance.rs"]),
+    ("fastrand::Rng::new", &["src/chance.rs"]),
+    ("now_v7", &["src/chance.rs"]),
+    ("thread::Builder", &["src/wait/life.rs"]),
+    ("thread::park", &["src/wait/park.rs", "src/sync.rs"]),
+];
+
+/// Clients over a network have threads and clocks of their own, which no simulation steps.
+fn is_client(path: &Path) -> bool {
+    path.starts_with("src/broker/kafka") || path.starts_with("src/broker/nats")
+}
+
+fn asks_the_machine(path: &Path, line: &str) -> bool {
+    let asks = |(name, shells): &(&str, &[&str])| {
+        line.contains(name) && !shells.iter().any(|shell| path == Path::new(shell))
+    };
+    !is_client(path) && !is_comment(line) && OF_THE_MACHINE.iter().any(asks)
+}
+
+#[test]
+fn time_threads_and_chance_come_from_the_shells() {
+    assert_eq!(lines_that(asks_the_machine), Vec::<String>::new());
+}
+
+#[test]
+fn the_rule_of_the_shells_finds_who_goes_around_them() {
+    for line in ["let now = Instant::now();", "    thread::Builder::new()", "random: fastrand::Rng::new(),"] {
+        assert!(asks_the_machine(Path::new("src/subscription/intake.rs"), line), "{line}");
+    }
+    assert!(!asks_the_machine(Path::new("src/wait/clock.rs"), "None => Instant::now(),"));
+}
+
 const RUNTIMES_AND_BROKERS: [&str; 5] = ["tokio::", "smol::", "async_std::", "rdkafka", "async_nats"];
 
 /// The files of the core, which must run without any runtime or broker.

@@ -4,8 +4,8 @@ use super::Bus;
 use crate::broker::memory::MemoryBroker;
 use crate::config::{BusUrl, Config, Scheme};
 use crate::error::ConnectError;
-use crate::sync::{Arc, thread};
-use crate::wait::Op;
+use crate::sync::Arc;
+use crate::wait::{Op, spawn};
 
 /// Connects to the bus at this URL, with the default configuration.
 ///
@@ -61,7 +61,7 @@ pub fn connect_with(config: Config) -> Op<Result<Bus, ConnectError>> {
 fn connecting(url: BusUrl, config: Config) -> Op<Result<Bus, ConnectError>> {
     let (promise, op) = Op::pending(|| Err(ConnectError::Abandoned));
     let connect = move || promise.complete(open(&url, config));
-    match thread::Builder::new().name("keylane-connect".to_owned()).spawn(connect) {
+    match spawn("keylane-connect".to_owned(), connect) {
         Ok(_) => op,
         Err(error) => Op::ready(Err(ConnectError::Thread(error))),
     }

@@ -130,8 +130,8 @@ impl Connection {
     }
 
     /// Ends the connection; the publishes that are under way have this long for their answers. How many had none.
-    pub(super) fn close(&self, limit: Duration) -> u64 {
-        let unacknowledged = self.0.publisher.close(limit).wait();
+    pub(super) async fn close(&self, limit: Duration) -> u64 {
+        let unacknowledged = self.0.publisher.close(limit).await;
         self.0.broker.close();
         unacknowledged
     }

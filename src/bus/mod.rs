@@ -18,11 +18,12 @@ use crate::observe::report::DrainReport;
 use crate::policy::FailurePolicy;
 use crate::publisher::{Outcomes, PublishError, Publishing, Receipt, TryPublishError};
 use crate::subscription::{Envelopes, Plain, SubscriptionBuilder};
-use crate::sync::{Arc, thread};
-use crate::wait::{Op, after};
+use crate::sync::Arc;
+use crate::wait::world;
+use crate::wait::{Op, after, block_on, spawn};
 use connection::Connection;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A connection to a broker, to publish and to subscribe through. A cheap handle: clones are the same bus.
 ///
@@ -66,7 +67,7 @@ pub struct CloseReport {
 }
 
 impl Bus {
-    fn on(broker: Arc<dyn Broker>, config: Config) -> Self {
+    pub(crate) fn on(broker: Arc<dyn Broker>, config: Config) -> Self {
         Self { connection: Connection::new(broker, config) }
     }
 
@@ -99,10 +100,7 @@ impl Bus {
         }
         let (promise, op) = Op::pending(|| Err(BrokerError::Closed.into()));
         // Waiting for the answer needs a thread, and no caller can be made to lend one.
-        match thread::Builder::new()
-            .name("keylane-topic".to_owned())
-            .spawn(move || promise.complete(create()))
-        {
+        match spawn("keylane-topic".to_owned(), move || promise.complete(create())) {
             Ok(_) => op,
             Err(error) => Op::ready(Err(BrokerError::Transient(error.to_string()).into())),
         }
@@ -361,17 +359,25 @@ impl Bus {
         let (promise, op) = Op::pending(CloseReport::default);
         self.connection.refuse();
         let connection = self.connection.clone();
-        let until = after(Instant::now(), limit);
-        let close = move || {
+        let (clock, world) = (connection.clock().clone(), world::of(connection.clock()));
+        let until = after(clock.now(), limit);
+        let close = async move {
             let kept = connection.kept();
             let drains: Vec<_> = kept.iter().map(|subscription| subscription.drain(limit)).collect();
-            let subscriptions = drains.into_iter().map(Op::wait).collect();
+            let mut subscriptions = Vec::with_capacity(drains.len());
+            for drain in drains {
+                subscriptions.push(drain.await);
+            }
             kept.iter().for_each(|subscription| subscription.join());
-            let unacknowledged = connection.close(until.saturating_duration_since(Instant::now()));
+            let left = until.saturating_duration_since(clock.now());
+            let unacknowledged = connection.close(left).await;
             promise.complete(CloseReport { subscriptions, unacknowledged });
         };
+        let name = "keylane-close".to_owned();
+        if let Some(world) = world {
+            world::adopt_future(&*world, name, close);
         // Waiting needs a thread, and no caller can be made to lend one; it ends with the bus.
-        if let Err(error) = thread::Builder::new().name("keylane-close".to_owned()).spawn(close) {
+        } else if let Err(error) = spawn(name, move || block_on(close)) {
             foreign::error!(%error, "the thread that closes the bus could not be started");
         }
         op

@@ -7,8 +7,9 @@
 
 use super::connection::{Connection, Stamp};
 use crate::broker::BrokerError;
-use crate::sync::thread;
-use crate::wait::{Op, Promise};
+use crate::wait::world::{self, Stepped};
+use crate::wait::{Op, Promise, Step, spawn};
+use std::task::Waker;
 use std::time::Duration;
 
 /// How often it is looked whether somebody still waits, while a part is not quiet.
@@ -18,6 +19,7 @@ type Stamps = (Vec<Stamp>, u64);
 
 pub(super) fn settled(connection: Connection) -> Op<Result<(), BrokerError>> {
     let (promise, op) = Op::pending(|| Err(BrokerError::Closed));
+    let clock = connection.clock().clone();
     let watch = move || {
         let mut before = None;
         while let Some(stamps) = round(&connection, &promise) {
@@ -27,8 +29,19 @@ pub(super) fn settled(connection: Connection) -> Op<Result<(), BrokerError>> {
             before = Some(stamps);
         }
     };
+    if let Some(world) = world::of(&clock) {
+        let mut watch = Some(watch);
+        let ask = move |_: Waker| -> Stepped {
+            Box::new(move || {
+                watch.take().into_iter().for_each(|watch| watch());
+                Step::Over
+            })
+        };
+        world.adopt("keylane-settled".to_owned(), Box::new(ask));
+        return op;
+    }
     // Asking again takes a thread, and no caller can be made to lend one; it ends when the bus is quiet.
-    match thread::Builder::new().name("keylane-settled".to_owned()).spawn(watch) {
+    match spawn("keylane-settled".to_owned(), watch) {
         Ok(_) => op,
         Err(error) => Op::ready(Err(BrokerError::Transient(error.to_string()))),
     }

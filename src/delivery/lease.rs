@@ -5,7 +5,7 @@
 //! sign of life began, before the authority's own session of the same sign ends.
 
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
-use crate::wait::after;
+use crate::wait::{after, epoch};
 use std::time::{Duration, Instant};
 
 /// Until when the authority of a group vouches for what its member owns, by this process's own clock. Cloning shares it.
@@ -54,7 +54,7 @@ impl Lease {
 
     fn until_ns(until_ns: u64) -> Self {
         Self(Arc::new(Term {
-            base: Instant::now(),
+            base: epoch(),
             until_ns: AtomicU64::new(until_ns),
             ends: AtomicU64::new(0),
             told: Mutex::new(Told { vouched_ns: until_ns, heard: 0 }),

@@ -3,6 +3,7 @@
 use super::Envelope;
 use super::json::plain_until;
 use super::timestamp::Timestamp;
+use crate::chance;
 use crate::record::{Headers, Record};
 use bytes::Bytes;
 use std::io::Write;
@@ -162,6 +163,6 @@ fn integer_field(record: &mut Vec<u8>, opening: &str, value: i64) -> Range<usize
 impl From<&Envelope<'_>> for Record {
     fn from(envelope: &Envelope<'_>) -> Self {
         let (key, value, headers) = envelope.to_parts();
-        Self { key: Some(key), value, headers, timestamp: std::time::SystemTime::now() }
+        Self { key: Some(key), value, headers, timestamp: chance::wall_time() }
     }
 }

@@ -15,6 +15,7 @@ pub use parse::Limits;
 pub(crate) use parse::{Parsed, begins_with_aggregate, parse_spans};
 pub use timestamp::{Timestamp, TimestampError};
 
+use crate::chance;
 use error::EnvelopeErrorKind as Kind;
 use field::Field;
 use std::borrow::Cow;
@@ -104,7 +105,7 @@ impl<'a> Envelope<'a> {
     ) -> Result<Self, EnvelopeError> {
         let in_version = |error: EnvelopeError| error.in_field(Field::EventVersion.name());
         Ok(Self {
-            event_id: uuid::Uuid::now_v7().to_string().into(),
+            event_id: chance::event_id().to_string().into(),
             aggregate_id: checked(Field::AggregateId, aggregate_id)?,
             event_type: checked(Field::EventType, event_type)?,
             event_version: rules::check_event_version(event_version).map_err(in_version)?,

@@ -2,6 +2,7 @@
 //!
 //! The conversion between days and dates is Howard Hinnant's (`days_from_civil`, `civil_from_days`).
 
+use crate::chance;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -61,7 +62,7 @@ impl Timestamp {
     ///
     /// A clock outside the years 0 to 9999 reads as the nearest end of that range.
     pub fn now() -> Self {
-        let (unix_seconds, nanos) = since_epoch(SystemTime::now());
+        let (unix_seconds, nanos) = since_epoch(chance::wall_time());
         Self {
             unix_seconds: unix_seconds.clamp(FIRST_SECOND, LAST_SECOND),
             nanos,

@@ -4,7 +4,7 @@ use super::end::{Exit, Exits};
 use super::handler::Handler;
 use super::idle::Idle;
 use super::key::BUCKETS;
-use super::thread::{self, Life};
+use super::thread::{Manner, Post};
 use super::wakeup::WorkerLane;
 use super::worker::Worker;
 use super::{Inner, Pool};
@@ -42,7 +42,7 @@ pub struct PoolBuilder {
     workers: usize,
     capacity: usize,
     name: String,
-    life: Life,
+    manner: Manner,
 }
 
 impl Default for PoolBuilder {
@@ -63,7 +63,7 @@ impl PoolBuilder {
             workers: workers_by_default(),
             capacity: 4_096,
             name: "pool".to_owned(),
-            life: Life { idle: Idle::default(), clock: Clock::system(), enter: None, is_crowded: false },
+            manner: Manner { idle: Idle::default(), clock: Clock::system(), enter: None, is_crowded: false },
         }
     }
 
@@ -88,13 +88,13 @@ impl PoolBuilder {
 
     /// What an idle worker does before it parks.
     pub fn idle(mut self, idle: Idle) -> Self {
-        self.life.idle = idle;
+        self.manner.idle = idle;
         self
     }
 
     /// Where the workers read the time; for tests that pass it in. On a clock that is moved by hand no worker spins.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.life.clock = clock;
+        self.manner.clock = clock;
         self
     }
 
@@ -113,7 +113,7 @@ impl PoolBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn enter(mut self, enter: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
-        self.life.enter = Some(Arc::new(enter));
+        self.manner.enter = Some(Arc::new(enter));
         self
     }
 
@@ -127,16 +127,14 @@ impl PoolBuilder {
         make: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Pool<H::Job>, PoolError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let life = Life { is_crowded: self.workers + 1 > cores, ..self.life.clone() };
+        let manner = Manner { is_crowded: self.workers + 1 > cores, ..self.manner.clone() };
         // Built first, so that an early return closes the lanes and ends the threads that were started.
         let (pool, lanes) = self.clone().unmanned()?;
         let make = Arc::new(make);
         for (number, (lane, exit)) in lanes.into_parts().enumerate() {
-            let (make, life) = (make.clone(), life.clone());
-            let body = move || thread::live(&life, number, &lane, &*make, exit);
-            let name = format!("keylane-{}-{number}", self.name);
-            let started = thread::spawn(name, body).map_err(|source| PoolError::Thread { number, source })?;
-            pool.inner.threads.lock().push(started);
+            let post = Post { number, lane, make: make.clone(), manner: manner.clone(), exit };
+            let started = post.start(format!("keylane-{}-{number}", self.name));
+            pool.inner.threads.lock().extend(started.map_err(|source| PoolError::Thread { number, source })?);
         }
         Ok(pool)
     }
@@ -183,8 +181,8 @@ impl PoolBuilder {
         let lanes: Vec<_> = (0..self.workers).map(|_| WorkerLane::new(self.capacity)).collect();
         let exits = Exits::of(self.workers);
         let unmanned = lanes.iter().map(|lane| (lane.clone(), Exit(exits.clone()))).collect();
-        let inner = Inner { lanes, exits, clock: self.life.clock.clone(), threads: Mutex::default() };
-        Ok((Pool { inner: Arc::new(inner) }, Lanes { unmanned, clock: self.life.clock }))
+        let inner = Inner { lanes, exits, clock: self.manner.clock.clone(), threads: Mutex::default() };
+        Ok((Pool { inner: Arc::new(inner) }, Lanes { unmanned, clock: self.manner.clock }))
     }
 
     fn check(&self) -> Result<(), PoolError> {
@@ -230,7 +228,7 @@ impl fmt::Debug for PoolBuilder {
             .field("workers", &self.workers)
             .field("capacity", &self.capacity)
             .field("name", &self.name)
-            .field("idle", &self.life.idle)
+            .field("idle", &self.manner.idle)
             .finish_non_exhaustive()
     }
 }

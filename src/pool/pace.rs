@@ -44,6 +44,11 @@ impl Pace {
         self.turn_ends = if self.batch < BATCH { clock.now().checked_add(LONG_TURN) } else { None };
     }
 
+    /// The next turn may take so many, however long the one before took.
+    pub(super) fn limit(&mut self, jobs: usize) {
+        (self.batch, self.last) = (jobs.clamp(1, BATCH), None);
+    }
+
     /// The turn that began at `now` did something.
     #[inline]
     pub(super) fn ran(&mut self, now: Instant) {

@@ -105,6 +105,11 @@ impl<H: Handler> Worker<H> {
         self.idle()
     }
 
+    /// The next turn takes so many jobs of each kind at most: a thread that is slow, or fast.
+    pub(crate) fn limit_turn(&mut self, jobs: usize) {
+        self.pace.limit(jobs);
+    }
+
     /// Says who is woken when a worker that parked has something to do, for whoever steps it. To be called before the
     /// first step and once; without it a parked worker tells nobody, and is stepped again when its holder likes.
     pub fn set_sleeper(&self, sleeper: Waker) {

@@ -6,8 +6,9 @@ use super::trouble::Telling;
 use super::under_way::{Closing, Reply, UnderWay};
 use super::{Inner, PublishError};
 use crate::foreign;
-use crate::sync::{Arc, MutexGuard, Ordering, Weak, thread};
-use crate::wait::{Parker, Registration};
+use crate::sync::{Arc, MutexGuard, Ordering, Weak};
+use crate::wait::world::{self, Stepped};
+use crate::wait::{Life, Parker, Registration, Step, live, spawn};
 use std::ops::ControlFlow;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -21,25 +22,40 @@ struct FullTopics {
     poll_at: Option<Instant>,
 }
 
-/// The thread that tries again.
-fn run(inner: Arc<Inner>, listening: Registration) {
-    let parker = Parker::new();
-    // No number of wakes: room that came before this thread was told of it is looked for in the first turn.
-    let mut full = FullTopics { room_seen: u64::MAX, poll_at: None };
-    let mut telling = Telling::default();
-    let mut clock = None;
-    let publisher = Arc::downgrade(&inner);
-    let mut kept = Some(inner);
-    while let Some(inner) = kept.take().or_else(|| publisher.upgrade()) {
-        inner.thread.get_or_init(|| parker.waker().clone());
-        clock.get_or_insert_with(|| inner.clock.register(parker.waker().clone()));
-        let is_manual = inner.clock.is_manual();
-        let ControlFlow::Continue(until) = inner.turn(&mut full, &mut telling) else { break };
-        // What rests is under way, and dropping a bus ends nothing: it is sent again although nobody has the bus.
-        kept = until.map(|_| inner);
-        parker.park_until(if is_manual { None } else { until });
+/// What tries again.
+struct Tries {
+    publisher: Weak<Inner>,
+    kept: Option<Arc<Inner>>,
+    full: FullTopics,
+    telling: Telling,
+    /// By the clock, and by the broker when there is room.
+    _told: [Registration; 2],
+}
+
+impl Tries {
+    fn begin(inner: Arc<Inner>, listening: Registration, waker: &Waker) -> Self {
+        inner.thread.get_or_init(|| waker.clone());
+        Self {
+            publisher: Arc::downgrade(&inner),
+            _told: [inner.clock.register(waker.clone()), listening],
+            kept: Some(inner),
+            // No number of wakes: room that came before this was told of it is looked for in the first turn.
+            full: FullTopics { room_seen: u64::MAX, poll_at: None },
+            telling: Telling::default(),
+        }
     }
-    drop(listening);
+}
+
+impl Life for Tries {
+    fn step(&mut self) -> Step {
+        let Some(inner) = self.kept.take().or_else(|| self.publisher.upgrade()) else { return Step::Over };
+        let ControlFlow::Continue(until) = inner.turn(&mut self.full, &mut self.telling) else {
+            return Step::Over;
+        };
+        // What rests is under way, and dropping a bus ends nothing: it is sent again although nobody has the bus.
+        self.kept = until.map(|_| inner);
+        Step::Until(until)
+    }
 }
 
 impl Inner {
@@ -62,8 +78,19 @@ impl Inner {
         let room_came = Waker::from(Arc::new(RoomCame(Arc::downgrade(self))));
         let listening = self.broker.on_space(room_came);
         let inner = self.clone();
-        let body = move || run(inner, listening);
-        if let Err(error) = thread::Builder::new().name("keylane-publisher".to_owned()).spawn(body) {
+        let (clock, name) = (self.clock.clone(), "keylane-publisher".to_owned());
+        if let Some(world) = world::of(&clock) {
+            let begin = move |waker: Waker| -> Stepped {
+                let mut tries = Tries::begin(inner, listening, &waker);
+                Box::new(move || tries.step())
+            };
+            return world.adopt(name, Box::new(begin));
+        }
+        let body = move || {
+            let parker = Parker::new();
+            live(&mut Tries::begin(inner, listening, parker.waker()), &parker, &clock);
+        };
+        if let Err(error) = spawn(name, body) {
             foreign::error!(%error, "the publisher's thread could not be started; nothing is tried again");
         }
     }

@@ -3,6 +3,7 @@
 use super::answer::{PublishError, Receipt};
 use super::line::{Do, Id, Line};
 use super::outcomes::Unread;
+use crate::chance;
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Promise;
@@ -91,7 +92,7 @@ impl UnderWay {
             waiting_after_sweep: 0,
             withdrawn: 0,
             closing: None,
-            random: fastrand::Rng::new(),
+            random: chance::random(),
             quiet: Quiet::default(),
         }
     }

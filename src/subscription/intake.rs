@@ -20,7 +20,8 @@ use crate::foreign;
 use crate::observe::metrics::Tally;
 use crate::pool::{Key, Pool, RoundRobin, Turn, Worker};
 use crate::sync::Arc;
-use crate::wait::{Backoff, Parker};
+use crate::wait::{Clock, Life, Registration, Step};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// Records fetched in one turn.
@@ -50,61 +51,42 @@ impl<I: Invoke> Intake<I> {
     }
 }
 
-/// The life of the thread, from joining the group to leaving it.
-pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
-    let parker = Parker::new();
-    let is_first = setup.shared.intake.set(parker.waker().clone()).is_ok();
-    debug_assert!(is_first, "a subscription has one intake");
-    let clock = setup.shared.clock.clone();
-    let _registration = clock.register(parker.waker().clone());
-    if let Some(worker) = &direct {
-        worker.set_sleeper(parker.waker().clone());
+/// The life of an intake, from joining the group to leaving it.
+pub(crate) struct Subscribed<I: Invoke> {
+    /// None when it is over.
+    intake: Option<Intake<I>>,
+    clock: Clock,
+    _registration: Registration,
+}
+
+impl<I: Invoke> Subscribed<I> {
+    /// `waker` wakes who steps it.
+    pub(crate) fn begin(setup: Setup, direct: Option<Worker<Runner<I>>>, waker: &Waker) -> Self {
+        let is_first = setup.shared.intake.set(waker.clone()).is_ok();
+        debug_assert!(is_first, "a subscription has one intake");
+        let clock = setup.shared.clock.clone();
+        let registration = clock.register(waker.clone());
+        if let Some(worker) = &direct {
+            worker.set_sleeper(waker.clone());
+        }
+        let intake = Intake::new(setup, direct, clock.now());
+        Self { intake: Some(intake), clock, _registration: registration }
     }
-    let now = clock.now();
-    let round_robin = RoundRobin::new(setup.pool.workers());
-    let arrivals = Arrivals::new(setup.pool.workers());
-    let timers = Timers::new(setup.bounds.commit_interval, now);
-    let lease = setup.consumer.lease();
-    let mut intake = Intake {
-        setup,
-        lease,
-        lease_seen: lease::Watch::new(),
-        lease_ends: 0,
-        direct,
-        partitions: Partitions::default(),
-        assigned: Vec::new(),
-        round_robin,
-        polled: Vec::new(),
-        arrivals,
-        batch: Vec::new(),
-        verdicts: Vec::new(),
-        give_backs: Vec::new(),
-        tally: Tally::default(),
-        in_flight: 0,
-        bytes_in_flight: 0,
-        timers,
-        is_paused: false,
-        is_ready: false,
-        drain: None,
-        ticks_with_problems: 0,
-        waiting: Waiting::default(),
-    };
-    loop {
-        let now = clock.now();
+}
+
+impl<I: Invoke> Life for Subscribed<I> {
+    const LOOKS: bool = true;
+
+    fn step(&mut self) -> Step {
+        let Some(intake) = &mut self.intake else { return Step::Over };
+        let now = self.clock.now();
         let is_busy = intake.turn(now);
-        if intake.is_over() {
-            break;
+        if !intake.is_over() {
+            return if is_busy { Step::Again } else { Step::Until(intake.next_due(now)) };
         }
-        if !is_busy {
-            let until = intake.next_due(now);
-            let mut backoff = Backoff::default();
-            while !parker.is_woken() && !backoff.is_over() {
-                backoff.snooze();
-            }
-            parker.park_until(if clock.is_manual() { None } else { until });
-        }
+        self.intake.take().into_iter().for_each(Intake::end);
+        Step::Over
     }
-    intake.end();
 }
 
 /// What a subscription is started with.
@@ -178,6 +160,34 @@ impl Assigned {
 }
 
 impl<I: Invoke> Intake<I> {
+    fn new(setup: Setup, direct: Option<Worker<Runner<I>>>, now: Instant) -> Self {
+        let lease = setup.consumer.lease();
+        Self {
+            lease,
+            lease_seen: lease::Watch::new(),
+            lease_ends: 0,
+            direct,
+            partitions: Partitions::default(),
+            assigned: Vec::new(),
+            round_robin: RoundRobin::new(setup.pool.workers()),
+            polled: Vec::new(),
+            arrivals: Arrivals::new(setup.pool.workers()),
+            batch: Vec::new(),
+            verdicts: Vec::new(),
+            give_backs: Vec::new(),
+            tally: Tally::default(),
+            in_flight: 0,
+            bytes_in_flight: 0,
+            timers: Timers::new(setup.bounds.commit_interval, now),
+            is_paused: false,
+            is_ready: false,
+            drain: None,
+            ticks_with_problems: 0,
+            waiting: Waiting::default(),
+            setup,
+        }
+    }
+
     fn obey(&mut self, now: Instant) -> bool {
         let commands = self.setup.commands.take();
         let is_busy = !commands.is_empty();

@@ -2,7 +2,7 @@
 
 use super::builder::{SubscribeError, SubscriptionBuilder};
 use super::commands::Commands;
-use super::intake::{self, Bounds, Setup};
+use super::intake::{Bounds, Setup, Subscribed};
 use super::leaving::LastWord;
 use super::prepare::Rules;
 use super::runner::{Invoke, Runner};
@@ -15,9 +15,11 @@ use crate::config::{Workers, names};
 use crate::observe::health::Status;
 use crate::observe::metrics::Counters;
 use crate::policy::Then;
-use crate::pool::{PoolBuilder, workers_by_default};
+use crate::pool::{Enter, PoolBuilder, workers_by_default};
 use crate::route::Route;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, thread};
+use crate::wait::world::{self, Stepped};
+use crate::wait::{self, Clock, Life, Parker, Step, live};
 use std::collections::HashMap;
 use std::task::{Wake, Waker};
 
@@ -131,23 +133,13 @@ impl<K> SubscriptionBuilder<K> {
         let last_word = LastWord { shared: shared.clone(), commands: commands.clone(), pool: pool.clone() };
         let running = core.clone();
         let bounds = self.bounds(&**broker);
+        let clock = shared.clock.clone();
         let setup = Setup { shared, consumer, pool, commands, bounds };
-        let mut start = Some((setup, direct));
-        let mut run = move || {
-            let (setup, direct) = start.take().expect("a thread runs once");
-            intake::run::<I>(setup, direct.map(|make| make()));
-        };
-        let enter = self.enter;
-        let body = move || {
-            // Kept to its end, so that a close of the bus also waits for a subscription whose handle was dropped.
-            let _kept = (last_word, running);
-            match enter {
-                Some(enter) if workers == 0 => enter(&mut run),
-                _ => run(),
-            }
-        };
-        let thread = thread::Builder::new().name(format!("keylane-{group}")).spawn(body);
-        *core.thread.lock() = Some(thread.map_err(SubscribeError::Thread)?);
+        let begin = move |waker: &Waker| Subscribed::begin(setup, direct.map(|make| make()), waker);
+        let enter = self.enter.filter(|_| workers == 0);
+        // Kept to its end, so that a close of the bus also waits for a subscription whose handle was dropped.
+        let kept = (last_word, running);
+        *core.thread.lock() = spawn(format!("keylane-{group}"), clock, enter, kept, begin)?;
         let kept: Arc<dyn Keep> = core.clone();
         self.connection.keep(&Arc::downgrade(&kept));
         Ok(Subscription { core })
@@ -222,6 +214,44 @@ impl<K> SubscriptionBuilder<K> {
             commit_interval: settings.commit_interval.or(broker.commit_interval()),
         }
     }
+}
+
+/// Starts the intake's thread: what `begin` makes is stepped inside of `enter` to its end, then `kept` is dropped. In a
+/// simulation there is no thread, and each step is inside of `enter`.
+fn spawn<L: Life + 'static, K: Send + 'static>(
+    name: String,
+    clock: Clock,
+    enter: Option<Enter>,
+    kept: K,
+    begin: impl FnOnce(&Waker) -> L + Send + 'static,
+) -> Result<Option<thread::JoinHandle<()>>, SubscribeError> {
+    let enter = move |run: &mut dyn FnMut()| match &enter {
+        Some(enter) => enter(run),
+        None => run(),
+    };
+    let mut begin = Some(begin);
+    let mut begin = move |waker: &Waker| begin.take().map(|begin| begin(waker)).expect("it begins once");
+    if let Some(world) = world::of(&clock) {
+        let adopted = move |waker: Waker| -> Stepped {
+            let mut held = (None::<L>, kept);
+            Box::new(move || {
+                let (life, _) = &mut held;
+                let mut step = Step::Over;
+                enter(&mut || step = life.get_or_insert_with(|| begin(&waker)).step());
+                step
+            })
+        };
+        world.adopt(name, Box::new(adopted));
+        return Ok(None);
+    }
+    let body = move || {
+        let _kept = kept;
+        enter(&mut || {
+            let parker = Parker::new();
+            live(&mut begin(parker.waker()), &parker, &clock);
+        });
+    };
+    wait::spawn(name, body).map(Some).map_err(SubscribeError::Thread)
 }
 
 /// Wakes the intake of a subscription, also one whose thread has not started yet: it looks before it first sleeps.

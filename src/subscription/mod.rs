@@ -12,6 +12,10 @@ mod leasing;
 mod leaving;
 mod losses;
 mod next;
+#[cfg(not(feature = "sim"))]
+mod observed;
+#[cfg(feature = "sim")]
+pub(crate) mod observed;
 mod positions;
 mod prepare;
 mod quiet;
@@ -38,7 +42,7 @@ use crate::observe::metrics::Stats;
 use crate::observe::report::DrainReport;
 use crate::pool::{Key, Pool, WaitingKey, WaitsFor};
 use crate::sync::{Arc, Mutex, thread};
-use crate::wait::{Op, Promise};
+use crate::wait::{Op, Promise, spawn};
 use commands::{Command, Commands};
 use next::Next;
 use runner::Delivery;
@@ -108,6 +112,12 @@ impl Subscription {
     /// [`Event::cancellation`]: crate::Event::cancellation
     pub fn drain(&self, limit: Duration) -> Op<DrainReport> {
         self.core.drain(limit)
+    }
+
+    /// Its group, and its topics.
+    #[cfg(feature = "sim")]
+    pub(crate) fn takes(&self) -> (&str, &[Arc<str>]) {
+        (&self.core.shared.group, &self.core.shared.topics)
     }
 
     /// The counters and gauges now.
@@ -212,7 +222,7 @@ impl Core {
         let shared = self.shared.clone();
         let watch = move || promise.complete(leaving::drained_or_hung(drained, &shared, limit));
         let name = format!("keylane-{}-end", self.shared.group);
-        if let Err(error) = thread::Builder::new().name(name).spawn(watch) {
+        if let Err(error) = spawn(name, watch) {
             foreign::error!(%error, "the thread that watches over a drain could not be started");
         }
         inner

@@ -3,8 +3,10 @@
 
 use super::doing::{Doing, Watch};
 use super::next::Next;
+use super::observed;
 use super::prepare::parse;
 use super::shared::{End, Failing, Shared, Verdict};
+use crate::chance;
 use crate::delivery::dead_letter::DeadRecord;
 use crate::delivery::partitions::Token;
 use crate::delivery::retry::{Decision, dead_letter_backoff, decide};
@@ -142,7 +144,7 @@ impl<I: Invoke> Runner<I> {
             turn: None,
             dropped: 0,
             told: 0,
-            random: fastrand::Rng::new(),
+            random: chance::random(),
         }
     }
 
@@ -172,6 +174,7 @@ impl<I: Invoke> Runner<I> {
                 attempt = job.event.attempt(),
             )
         };
+        observed::starts(&self.shared.group, &job.event);
         match foreign::in_span(span, || self.invoke.invoke(&job.event)) {
             Ok(Invoked::Pending(future)) => {
                 let watch = Watch::new(self.doing.clone(), number);
@@ -197,12 +200,14 @@ impl<I: Invoke> Runner<I> {
         if I::IS_BLOCKING {
             self.last_end = now;
         }
+        observed::ends(&self.shared.group, &job.event);
         if let Some(started) = job.started.take() {
             let took = now.saturating_duration_since(started).as_nanos() as u64;
             self.tally.handling_ns += took;
             self.tally.handling_max_ns = self.tally.handling_max_ns.max(took);
         }
         match result {
+            Ok(()) if observed::repeats(&self.shared.group, &job.event) => Outcome::RetryAt(now),
             Ok(()) => {
                 self.tally.succeeded += 1;
                 self.over(job, End::Settled)
@@ -385,6 +390,9 @@ impl<I: Invoke> Runner<I> {
             self.shared.failing.lock().remove(&job.token);
         }
         job.is_over = true;
+        if matches!(end, End::Settled) {
+            observed::settles(&self.shared.group, &job.event);
+        }
         self.verdicts.push(Verdict {
             partition: job.event.assignment().id,
             token: job.token,
@@ -468,6 +476,7 @@ impl<I: Invoke> Handler for Runner<I> {
     fn abandoned(&mut self, mut job: Delivery) {
         moved();
         if let (Some(since), Next::Attempt) = (job.started, &job.next) {
+            observed::ends(&self.shared.group, &job.event);
             self.future_dropped(&job.event, since);
         }
         self.returned(&mut job);

@@ -1,6 +1,7 @@
 //! A thread that blocks on a future.
 
 use super::park::{Backoff, Parker};
+use super::world::{self, World};
 #[cfg(not(loom))]
 use std::cell::RefCell;
 use std::future::Future;
@@ -16,6 +17,9 @@ thread_local! {
 
 /// Looks for a moment whether something is done, so that what is about to be costs no sleep.
 pub(crate) fn look_until(is_done: impl Fn() -> bool) {
+    if world::current().is_some() {
+        return;
+    }
     let mut backoff = Backoff::default();
     while !is_done() && !backoff.is_over() {
         backoff.snooze();
@@ -24,13 +28,28 @@ pub(crate) fn look_until(is_done: impl Fn() -> bool) {
 
 /// Runs a future to its end on this thread.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    block_until(future, None).expect("there is no time limit")
+    let blocked = match world::current() {
+        Some(world) => block_in(&*world, future, None),
+        None => block_until(future, None),
+    };
+    blocked.expect("there is no time limit")
 }
 
 /// Runs a future to its end on this thread, for as long as `limit`.
 pub(crate) fn block_on_timeout<F: Future>(future: F, limit: Duration) -> Option<F::Output> {
+    if let Some(world) = world::current() {
+        return block_in(&*world, future, Some(limit));
+    }
     // A limit beyond what the clock can express is no limit.
     block_until(future, Instant::now().checked_add(limit))
+}
+
+/// In a simulation the others take their steps meanwhile, on this very thread.
+fn block_in<F: Future>(world: &dyn World, future: F, limit: Option<Duration>) -> Option<F::Output> {
+    let (mut future, mut output) = (pin!(future), None);
+    let mut poll = |cx: &mut Context<'_>| future.as_mut().poll(cx).map(|value| output = Some(value));
+    world.block(&mut poll, limit);
+    output
 }
 
 fn block_until<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output> {

@@ -1,8 +1,10 @@
 //! Where the time comes from: the system, or a test that moves it.
 
 use super::listeners::{Listeners, Registration};
+use crate::chance;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use std::fmt;
+use std::sync::LazyLock;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -60,6 +62,8 @@ pub struct ManualClock(Arc<Manual>);
 
 struct Manual {
     start: Instant,
+    /// A simulation steps who sleeps when its time has come, so that an advance tells nobody.
+    is_simulated: bool,
     advanced_ns: AtomicU64,
     sleepers: Arc<Listeners>,
 }
@@ -78,6 +82,12 @@ impl fmt::Debug for Manual {
     }
 }
 
+/// No time of any clock is before it.
+pub(crate) fn epoch() -> Instant {
+    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *EPOCH
+}
+
 impl Clock {
     /// The system's clocks: monotonic for [`now`](Clock::now), wall time for [`system_time`](Clock::system_time). The
     /// default.
@@ -89,8 +99,21 @@ impl Clock {
     ///
     /// Its wall time starts at 2020-01-01T00:00:00Z.
     pub fn manual() -> (Self, ManualClock) {
+        Self::moved(false)
+    }
+
+    /// A clock of a simulation: what goes by it is no thread, but stepped by the world of the calling thread.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated() -> (Self, ManualClock) {
+        Self::moved(true)
+    }
+
+    fn moved(is_simulated: bool) -> (Self, ManualClock) {
+        // Before its first time, so that none of its times is before that one.
+        let _ = epoch();
         let manual = Arc::new(Manual {
             start: Instant::now(),
+            is_simulated,
             advanced_ns: AtomicU64::new(0),
             sleepers: Arc::default(),
         });
@@ -110,7 +133,7 @@ impl Clock {
     #[inline]
     pub fn system_time(&self) -> SystemTime {
         match &self.0 {
-            None => SystemTime::now(),
+            None => chance::wall_time(),
             Some(manual) => SystemTime::UNIX_EPOCH + MANUAL_EPOCH + manual.advanced(),
         }
     }
@@ -119,6 +142,11 @@ impl Clock {
     #[inline]
     pub fn is_manual(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// Whether what goes by it is stepped by a simulation.
+    pub(crate) fn is_simulated(&self) -> bool {
+        cfg!(feature = "sim") && self.0.as_ref().is_some_and(|manual| manual.is_simulated)
     }
 
     /// Has the waker called each time that a manual clock is advanced, until the registration is dropped.
@@ -144,8 +172,8 @@ impl Clock {
     /// ```
     pub fn register(&self, waker: Waker) -> Registration {
         match &self.0 {
-            None => Registration::none(),
-            Some(manual) => manual.sleepers.register(waker),
+            Some(manual) if !manual.is_simulated => manual.sleepers.register(waker),
+            _ => Registration::none(),
         }
     }
 }

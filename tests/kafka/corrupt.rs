@@ -1,8 +1,8 @@
 //! A batch that is not what was written: nothing of it, and nothing behind it, reaches a handler until it is repaired.
 
 use crate::cluster::{connect_to, fresh};
-use crate::support::{capture_log, eventually, logged, within};
 use crate::support::servers;
+use crate::support::{capture_log, eventually, logged, within};
 use keylane::{Problem, Subscription};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};

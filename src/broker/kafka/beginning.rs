@@ -5,19 +5,19 @@ use crate::broker::{Gone, LogId, Position, Start};
 
 /// Where a group begins in a partition.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Begin {
-    pub(super) position: Position,
+pub(crate) struct Begin {
+    pub(crate) position: Position,
     /// What the log has no more.
-    pub(super) gone: Option<Gone>,
+    pub(crate) gone: Option<Gone>,
     /// What stands beside the position and is not believed, and why.
-    pub(super) unread: Option<String>,
+    pub(crate) unread: Option<String>,
     /// The log that the position is of: what the brokers say, or else what stands beside the position.
-    pub(super) log: Option<LogId>,
+    pub(crate) log: Option<LogId>,
 }
 
 /// By what is committed (the offset and the text beside it), by the log (its id, the first offset and the one behind the
 /// last), and by where a group without a position starts.
-pub(super) fn begin(
+pub(crate) fn begin(
     committed: Option<(u64, &str)>,
     log: Option<LogId>,
     (low, high): (u64, u64),

@@ -8,9 +8,9 @@ use rdkafka::bindings::{
     RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT, RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_FETCH, RD_KAFKA_EVENT_LOG,
     RD_KAFKA_EVENT_OFFSET_COMMIT, RD_KAFKA_EVENT_REBALANCE, rd_kafka_event_destroy, rd_kafka_event_error,
     rd_kafka_event_error_is_fatal, rd_kafka_event_error_string, rd_kafka_event_log,
-    rd_kafka_event_message_next, rd_kafka_event_t, rd_kafka_event_topic_partition, rd_kafka_event_topic_partition_list, rd_kafka_event_type,
-    rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_poll, rd_kafka_timestamp_type_t,
-    rd_kafka_topic_name, rd_kafka_topic_partition_destroy,
+    rd_kafka_event_message_next, rd_kafka_event_t, rd_kafka_event_topic_partition,
+    rd_kafka_event_topic_partition_list, rd_kafka_event_type, rd_kafka_message_t, rd_kafka_message_timestamp,
+    rd_kafka_queue_poll, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_topic_partition_destroy,
 };
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{IsError as _, KafkaError, KafkaResult, RDKafkaErrorCode};

@@ -48,6 +48,14 @@ mod unreadable;
 mod vouching;
 mod watermarks;
 
+/// What is decided without a client, for the model of a cluster that a simulation has.
+#[cfg(feature = "sim")]
+pub(crate) mod rules {
+    pub(crate) use super::beginning::begin;
+    pub(crate) use super::silence::removed;
+    pub(crate) use super::stall::{Finding, Watch};
+}
+
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};
 use crate::config::{BusUrl, Config};
 use crate::error::ConnectError;

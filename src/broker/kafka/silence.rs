@@ -87,7 +87,7 @@ pub(super) fn find_stalled(
 }
 
 /// What was removed from a log ahead of what had been fetched.
-pub(super) fn removed(next: u64, low: u64) -> Gone {
+pub(crate) fn removed(next: u64, low: u64) -> Gone {
     let reason = "retention, or somebody, removed them before they were fetched".to_owned();
     Gone { records: next..low, count: low - next, reason }
 }

@@ -11,7 +11,7 @@ const SUSPECT: Duration = Duration::from_secs(1);
 
 /// What the broker's answer means for a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(crate) enum Finding {
     Nothing,
     /// There is more: fetching is to begin anew.
     Stalled,
@@ -23,7 +23,7 @@ pub(super) enum Finding {
 
 /// One partition as it is watched.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     since: Instant,
     asked: Option<Instant>,
     /// What should come next, beyond the end of the log as the last answer has it: a leader that was just elected may not
@@ -35,17 +35,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, asked: None, ended: None, begun_anew_at: None }
     }
 
     /// Something arrived, or nothing is wanted: the partition is paused, or there is no room.
-    pub(super) fn is_alive(&mut self, now: Instant) {
+    pub(crate) fn is_alive(&mut self, now: Instant) {
         (self.since, self.ended) = (now, None);
     }
 
     /// Something arrived that had arrived before, which a log does that was cut or begun anew.
-    pub(super) fn is_suspect(&mut self, now: Instant) {
+    pub(crate) fn is_suspect(&mut self, now: Instant) {
         let is_asked = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < SUSPECT);
         if let Some(long_ago) = now.checked_sub(QUIET).filter(|_| !is_asked) {
             self.since = self.since.min(long_ago);
@@ -53,13 +53,13 @@ impl Watch {
     }
 
     /// When the broker is to be asked.
-    pub(super) fn ask_at(&self) -> Instant {
+    pub(crate) fn ask_at(&self) -> Instant {
         let rest = if self.ended.is_some() { SUSPECT } else { QUIET };
         self.since + rest
     }
 
     /// The broker's answer: the first offset that is there, and the one behind the last. `next` is what should come next.
-    pub(super) fn answered(&mut self, next: u64, (low, end): (u64, u64), now: Instant) -> Finding {
+    pub(crate) fn answered(&mut self, next: u64, (low, end): (u64, u64), now: Instant) -> Finding {
         (self.since, self.asked) = (now, Some(now));
         let was_ended = self.ended.take() == Some(next);
         if end < next {

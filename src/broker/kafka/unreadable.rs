@@ -112,7 +112,11 @@ mod tests {
         assert!(unreadable.is_empty());
         unreadable.failed(bad, 12, now);
         unreadable.due(now + REST);
-        assert_eq!(unreadable.healed(|_| Some(12), now + REST + PROVEN), [bad], "it was removed, and nothing is behind");
+        assert_eq!(
+            unreadable.healed(|_| Some(12), now + REST + PROVEN),
+            [bad],
+            "it was removed, and nothing is behind"
+        );
     }
 
     #[test]

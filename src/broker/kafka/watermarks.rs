@@ -12,7 +12,11 @@ pub(super) fn known_low<C: GroupContext>(client: &GroupClient<C>, message: &Mess
 }
 
 /// The end of the log, as the broker's last answer to a fetch said: also of what may not be read yet.
-pub(super) fn known_end<C: GroupContext>(client: &GroupClient<C>, topic: &str, partition: i32) -> Option<u64> {
+pub(super) fn known_end<C: GroupContext>(
+    client: &GroupClient<C>,
+    topic: &str,
+    partition: i32,
+) -> Option<u64> {
     u64::try_from(known(client, &CString::new(topic).ok()?, partition)?.1).ok()
 }
 

@@ -6,6 +6,7 @@ use super::message;
 use super::names::{self, Token};
 use super::streams::Streams;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
+use crate::chance;
 use crate::delivery::dead_letter;
 use crate::envelope::Envelope;
 use crate::record::Record;
@@ -85,7 +86,7 @@ impl Publishing {
             streams,
             link,
             limit,
-            instance: uuid::Uuid::now_v7().simple().to_string(),
+            instance: chance::event_id().simple().to_string(),
             sent: BTreeMap::new(),
             waiting: VecDeque::new(),
             due: VecDeque::new(),
