@@ -4,8 +4,8 @@ use super::cluster::{Cluster, Log, Seat};
 use super::{SESSION, away};
 use crate::broker::kafka::rules::{Finding, Watch, begin, removed};
 use crate::broker::{
-    BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Fetched, FetchedRecord, Gone, Mark,
-    Polled, Start, position_text,
+    BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Fetched, FetchedRecord, Gone, LogId,
+    Mark, Polled, Start, position_text,
 };
 use crate::delivery::{Lease, Partition, Position};
 use crate::sim::is_crashing;
@@ -40,6 +40,8 @@ pub(super) struct Client {
 struct Held {
     id: Partition,
     topic: Arc<str>,
+    /// The id of the log that the position is of.
+    log: Option<LogId>,
     /// The coordinator's generation, by which it fences commits.
     fence: u64,
     /// Where the client fetches, and what should come next.
@@ -48,6 +50,19 @@ struct Held {
     watch: Watch,
     is_paused: bool,
     is_revoking: bool,
+}
+
+impl Held {
+    /// Its log is another one.
+    fn begin_anew(&mut self, log: &Log, reason: String, generations: &mut u64, mail: &mut Vec<Polled>) {
+        mail.push(Polled::Lost(self.id));
+        *generations += 1;
+        self.id.generation = *generations;
+        let position = Position { watermark: log.low, ahead: Vec::new() };
+        mail.push(Polled::Assigned(self.id, position));
+        mail.push(Polled::Gone(self.id, Gone { records: log.end()..log.end(), count: 0, reason }));
+        (self.fetch, self.next, self.log) = (log.low, log.low, log.id);
+    }
 }
 
 impl Client {
@@ -117,6 +132,13 @@ impl Client {
                 group.owners.remove(&(held.topic.to_string(), held.id.partition));
             }
         }
+        for held in self.held.iter_mut().filter(|held| !held.is_revoking) {
+            let log = &cluster.topics[&*held.topic][held.id.partition as usize];
+            if log.id != held.log {
+                let reason = "the topic was deleted and made anew".to_owned();
+                held.begin_anew(log, reason, &mut self.generations, &mut self.mail);
+            }
+        }
         let target = group.target(&cluster.topics, member);
         for held in self.held.iter_mut().filter(|held| !held.is_revoking) {
             if !target.contains(&(held.topic.to_string(), held.id.partition)) {
@@ -153,7 +175,7 @@ impl Client {
         self.had.insert(place);
         let start = if is_later { Start::Earliest } else { self.spec.start };
         let committed = committed.as_ref().map(|(offset, text)| (*offset, text.as_str()));
-        let begun = begin(committed, None, (log.low, log.end()), start);
+        let begun = begin(committed, log.id, (log.low, log.end()), start);
         self.generations += 1;
         let id = Partition { topic: place.0, partition, generation: self.generations };
         let next = begun.position.watermark;
@@ -161,7 +183,17 @@ impl Client {
         self.mail.extend(begun.gone.map(|gone| Polled::Gone(id, gone)));
         let topic = self.spec.topics[index].clone();
         let (watch, is_paused, is_revoking) = (Watch::new(now), false, false);
-        self.held.push(Held { id, topic, fence, fetch: next, next, watch, is_paused, is_revoking });
+        self.held.push(Held {
+            id,
+            topic,
+            log: begun.log,
+            fence,
+            fetch: next,
+            next,
+            watch,
+            is_paused,
+            is_revoking,
+        });
     }
 
     /// Partitions that were quiet for long, or whose log is not what it was.
@@ -180,14 +212,7 @@ impl Client {
                 }
                 Finding::Ended if log.end() < held.next => {
                     let reason = format!("the log ends at {} and {} was to come next", log.end(), held.next);
-                    self.generations += 1;
-                    self.mail.push(Polled::Lost(held.id));
-                    held.id.generation = self.generations;
-                    self.mail
-                        .push(Polled::Assigned(held.id, Position { watermark: log.low, ahead: Vec::new() }));
-                    let gone = Gone { records: log.end()..log.end(), count: 0, reason };
-                    self.mail.push(Polled::Gone(held.id, gone));
-                    (held.fetch, held.next) = (log.low, log.low);
+                    held.begin_anew(log, reason, &mut self.generations, &mut self.mail);
                 }
                 Finding::Ended => {}
             }
@@ -287,14 +312,15 @@ impl Consumer for Member {
             return Err(away());
         }
         let topic = client.spec.topics[id.topic as usize].to_string();
-        let fence = client.held.iter().find(|held| held.id == id).map(|held| held.fence);
+        let held = client.held.iter().find(|held| held.id == id);
+        let (fence, log) = (held.map(|held| held.fence), held.and_then(|held| held.log));
         let group = cluster.groups.entry(client.spec.group.to_string()).or_default();
         let at = (topic.clone(), id.partition);
         let owner = client.member.zip(fence);
         if owner.is_none() || group.owners.get(&at).copied() != owner {
             return Err(BrokerError::Fenced { topic, partition: id.partition });
         }
-        let (text, committed) = position_text::encode(position, None, TEXT);
+        let (text, committed) = position_text::encode(position, log, TEXT);
         group.committed.insert(at, (position.watermark, text));
         Ok(committed)
     }

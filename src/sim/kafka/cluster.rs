@@ -2,6 +2,7 @@
 
 use super::SESSION;
 use crate::Record;
+use crate::broker::LogId;
 use crate::sim::world::Process;
 use crate::sync::Arc;
 use crate::wait::Clock;
@@ -15,12 +16,15 @@ pub(super) struct Cluster {
     pub(super) groups: BTreeMap<String, Group>,
     pub(super) cut: BTreeSet<Process>,
     pub(super) last_member: u64,
+    /// The last id of a topic.
+    pub(super) last_id: i64,
     /// Who wants to know when there is something new.
     pub(super) waiting: Vec<Waker>,
 }
 
-#[derive(Default)]
 pub(super) struct Log {
+    /// Its topic's id, which one that is made anew has another of.
+    pub(super) id: Option<LogId>,
     pub(super) low: u64,
     pub(super) records: VecDeque<Arc<Record>>,
     /// Where a transaction is open: nothing from there on is read.
@@ -28,6 +32,10 @@ pub(super) struct Log {
 }
 
 impl Log {
+    pub(super) fn new(id: i64) -> Self {
+        Self { id: LogId::from_halves(0, id), low: 0, records: VecDeque::new(), open_at: None }
+    }
+
     pub(super) fn end(&self) -> u64 {
         self.low + self.records.len() as u64
     }

@@ -41,15 +41,18 @@ pub struct KafkaModel(Arc<Mutex<Cluster>>);
 impl KafkaModel {
     /// A cluster in this world with these topics and their numbers of partitions.
     pub fn new(world: &World, topics: &[(&str, u32)]) -> Self {
-        let logs = |partitions| (0..partitions).map(|_| Log::default()).collect();
+        let last_id = topics.len() as i64;
+        let logs = |id, partitions| (0..partitions).map(|_| Log::new(id)).collect();
         let topics =
-            topics.iter().map(|(name, partitions)| ((*name).to_owned(), logs(*partitions))).collect();
+            (1..).zip(topics).map(|(id, (name, partitions))| ((*name).to_owned(), logs(id, *partitions)));
+        let topics = topics.collect();
         Self(Arc::new(Mutex::new(Cluster {
             clock: world.clock(),
             topics,
             groups: BTreeMap::new(),
             cut: BTreeSet::new(),
             last_member: 0,
+            last_id,
             waiting: Vec::new(),
         })))
     }
@@ -92,8 +95,10 @@ impl KafkaModel {
     /// An operator deletes a topic and makes it anew: the group's positions in it go with it. What was in it.
     pub fn make_anew(&self, topic: &str) -> Vec<Arc<Record>> {
         self.change(|cluster| {
+            cluster.last_id += 1;
+            let id = cluster.last_id;
             let logs = cluster.topics.get_mut(topic).into_iter().flatten();
-            let gone = logs.flat_map(|log| std::mem::take(log).records).collect();
+            let gone = logs.flat_map(|log| std::mem::replace(log, Log::new(id)).records).collect();
             for group in cluster.groups.values_mut() {
                 group.committed.retain(|(of, _), _| of != topic);
             }
@@ -125,8 +130,10 @@ impl KafkaModel {
     /// A topic gets so many partitions more.
     pub fn add_partitions(&self, topic: &str, more: u32) {
         self.change(|cluster| {
-            let logs = cluster.topics.get_mut(topic);
-            logs.into_iter().for_each(|logs| logs.extend((0..more).map(|_| Log::default())));
+            if let Some(logs) = cluster.topics.get_mut(topic) {
+                let id = logs.first().and_then(|log| log.id);
+                logs.extend((0..more).map(|_| Log { id, ..Log::new(0) }));
+            }
         });
     }
 
@@ -230,7 +237,9 @@ impl Broker for Connection {
     }
 
     fn create_topic(&self, topic: &str) -> Result<(), BrokerError> {
-        self.cluster.lock().topics.entry(topic.to_owned()).or_insert_with(|| vec![Log::default()]);
+        let cluster = &mut *self.cluster.lock();
+        cluster.last_id += 1;
+        cluster.topics.entry(topic.to_owned()).or_insert_with(|| vec![Log::new(cluster.last_id)]);
         Ok(())
     }
 
