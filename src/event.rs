@@ -34,6 +34,8 @@ pub struct Event {
     index: u32,
     attempt: u32,
     deadline: Option<Instant>,
+    /// None: the assignment's first.
+    cancellation: Option<Cancellation>,
 }
 
 /// What is known of a record before its first attempt.
@@ -91,6 +93,7 @@ impl Event {
             index,
             attempt: 0,
             deadline: None,
+            cancellation: None,
         })
     }
 
@@ -101,6 +104,12 @@ impl Event {
     pub(crate) fn begin_attempt(&mut self, deadline: Option<Instant>) {
         self.attempt = self.attempt.saturating_add(1);
         self.deadline = deadline;
+        self.cancellation = self.assignment().later();
+    }
+
+    /// The attempt that was begun last counts for nothing.
+    pub(crate) fn withdraw_attempt(&mut self) {
+        self.attempt = self.attempt.saturating_sub(1);
     }
 
     /// What its bytes are, where that was not looked for before it came to its worker.
@@ -202,7 +211,7 @@ impl Event {
     /// }
     /// ```
     pub fn cancellation(&self) -> &Cancellation {
-        &self.assignment().cancellation
+        self.cancellation.as_ref().unwrap_or_else(|| &self.assignment().cancellation)
     }
 
     /// Whether the record is an Envelope.

@@ -14,7 +14,7 @@ pub(crate) mod nats;
 #[cfg(any(feature = "kafka", test, fuzzing))]
 pub(crate) mod position_text;
 
-use crate::delivery::{Partition, Position};
+use crate::delivery::{Lease, Partition, Position};
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Clock;
@@ -187,6 +187,12 @@ pub(crate) trait Consumer: Send {
     /// that comes to be.
     fn has_joined(&self) -> bool {
         true
+    }
+
+    /// Until when the group vouches for what this member owns: one lease for all of it, and the same at each call. The
+    /// backend extends and ends it, and wakes the subscription when it holds again after it was over.
+    fn lease(&self) -> Lease {
+        Lease::forever()
     }
 
     /// A record is over. Only for brokers that want to hear it of each; positions come by [`commit`](Self::commit).

@@ -5,9 +5,11 @@
 
 pub(crate) mod assignment;
 pub(crate) mod dead_letter;
+pub(crate) mod lease;
 pub(crate) mod ledger;
 pub(crate) mod ownership;
 pub(crate) mod partitions;
 pub(crate) mod retry;
 
 pub(crate) use assignment::{Assignment, Partition, Position};
+pub(crate) use lease::Lease;

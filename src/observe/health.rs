@@ -120,6 +120,13 @@ pub enum Problem {
         /// Since it was last seen.
         age: Duration,
     },
+    /// The group has not been heard of for so long that another member may own the partitions by now. Nothing starts,
+    /// what waits keeps its order, and it goes on when the group is heard of again and has taken nothing away.
+    #[non_exhaustive]
+    LeaseOver {
+        /// For how long nothing has started.
+        age: Duration,
+    },
     /// The broker does not answer.
     #[non_exhaustive]
     Broker {
@@ -149,6 +156,13 @@ impl fmt::Display for Problem {
                     write!(f, ", offsets {first} to {last},")?;
                 }
                 write!(f, " {age:.1?} ago: {reason}")
+            }
+            Self::LeaseOver { age } => {
+                write!(
+                    f,
+                    "nothing starts since {age:.1?}: the group was not heard of for so long that another member may \
+                     own the partitions"
+                )
             }
             Self::Broker { error, age } => write!(f, "the broker does not answer since {age:.1?}: {error}"),
         }
@@ -224,6 +238,12 @@ mod tests {
                     age,
                 },
                 "`orders`/1 lost 6 records, offsets 3 to 9, 90.5s ago: retention took them".to_owned(),
+            ),
+            (
+                Problem::LeaseOver { age },
+                "nothing starts since 90.5s: the group was not heard of for so long that another member may own the \
+                 partitions"
+                    .to_owned(),
             ),
             (
                 Problem::Broker { error, age },

@@ -72,8 +72,16 @@ impl Lot {
         self.owner = None;
         let events = Event::of(self.arrived.drain(..));
         for (event, (key, token, bytes, next)) in events.zip(self.arriving.drain(..)) {
-            let delivery =
-                Delivery { event, token, bytes, next, started: None, failure: None, is_over: false };
+            let delivery = Delivery {
+                event,
+                token,
+                bytes,
+                next,
+                started: None,
+                failure: None,
+                awaits_lease: false,
+                is_over: false,
+            };
             batch.push((key, delivery));
         }
     }

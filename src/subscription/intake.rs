@@ -10,6 +10,7 @@ use super::shared::{End, Shared, Verdict};
 use super::timers::{Extent, Outstanding, Timers};
 use super::waiting::Waiting;
 use crate::broker::{BrokerError, Budget, Consumer, Durability, Fetched, Polled};
+use crate::delivery::lease::{self, Lease};
 use crate::delivery::ledger::{Delivered, Ledger};
 use crate::delivery::ownership::Ownership;
 use crate::delivery::partitions::{Partitions, Slot, Token};
@@ -33,6 +34,7 @@ impl<I: Invoke> Intake<I> {
         is_busy |= self.take_verdicts(now);
         is_busy |= self.settle_behind_handlers(now);
         is_busy |= self.give_back(now);
+        self.look_at_lease(now);
         is_busy |= self.fetch(now);
         is_busy |= self.hand_over(now);
         let has_moved = is_busy;
@@ -62,8 +64,11 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
     let round_robin = RoundRobin::new(setup.pool.workers());
     let arrivals = Arrivals::new(setup.pool.workers());
     let timers = Timers::new(setup.bounds.commit_interval, now);
+    let lease = setup.consumer.lease();
     let mut intake = Intake {
         setup,
+        lease,
+        lease_seen: lease::Watch::new(),
         direct,
         partitions: Partitions::default(),
         assigned: Vec::new(),
@@ -124,6 +129,8 @@ pub(crate) struct Bounds {
 /// The state of the thread.
 pub(super) struct Intake<I: Invoke> {
     pub(super) setup: Setup,
+    pub(super) lease: Lease,
+    pub(super) lease_seen: lease::Watch,
     /// With `workers(0)` the intake handles on its own thread.
     pub(super) direct: Option<Worker<Runner<I>>>,
     pub(super) partitions: Partitions,
@@ -267,7 +274,7 @@ impl<I: Invoke> Intake<I> {
             *self.setup.shared.window_full.lock() = None;
         }
         // With no room the poll goes on, for rebalances, and hands out no record.
-        let takes = has_room && !self.is_paused && self.batch.is_empty();
+        let takes = has_room && !self.is_paused && self.batch.is_empty() && self.lease.holds(now);
         let records = if takes { room.min(distance_left).min(FETCH) } else { 0 };
         let mut polled = std::mem::take(&mut self.polled);
         match self.setup.consumer.poll(Budget { records, bytes }, &mut polled) {
@@ -325,7 +332,7 @@ impl<I: Invoke> Intake<I> {
             settles_first.then(|| Ledger::restore(position.watermark, position.ahead.iter().cloned()));
         let ledger = Ledger::restore(position.watermark, position.ahead);
         let slot = self.partitions.assign(id.topic, id.partition, ledger);
-        let assignment = Arc::new(Assignment::new(topic, id));
+        let assignment = Arc::new(Assignment::new(topic, id, self.lease.clone()));
         let assigned = Assigned { slot, assignment, ownership: Ownership::new(), handled };
         match self.assigned.get_mut(slot.index()) {
             Some(before) => *before = assigned,
@@ -395,9 +402,11 @@ impl<I: Invoke> Intake<I> {
         if self.batch.is_empty() {
             return false;
         }
-        // At most once: the position is durable before the first handler starts.
+        // At most once: the position is durable before the first handler starts, and what is not handed over yet is not
+        // lost with it.
         if self.setup.shared.settles_first
-            && (self.timers.is_broker_resting(now) || !self.commit(now, Extent::Full, Durability::Confirmed))
+            && (!self.lease.holds(now)
+                || self.timers.is_broker_resting(now) || !self.commit(now, Extent::Full, Durability::Confirmed))
         {
             return false;
         }
@@ -426,14 +435,19 @@ impl<I: Invoke> Intake<I> {
 
     /// When the next turn has something to do that no wake tells of.
     fn next_due(&self, now: Instant) -> Option<Instant> {
-        let outstanding =
-            Outstanding { has_in_flight: self.in_flight > 0, is_commit_due: self.is_commit_due() };
+        let outstanding = Outstanding {
+            has_in_flight: self.in_flight > 0,
+            is_commit_due: self.is_commit_due(),
+            is_lease_over: self.setup.shared.lease_over.lock().is_some(),
+        };
         let leaving = self.assigned.iter().filter_map(|held| held.ownership.next_due());
         let others = [
             self.timers.next_due(now, outstanding),
             self.setup.consumer.next_due(),
             self.waiting.next_due(),
             self.direct.as_ref().and_then(Worker::next_due),
+            self.lease.ends_at(),
+            self.lease_seen.next_due(),
         ];
         others.into_iter().flatten().chain(leaving).filter(|due| *due > now).min()
     }

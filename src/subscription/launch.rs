@@ -17,7 +17,7 @@ use crate::observe::metrics::Counters;
 use crate::policy::Then;
 use crate::pool::{PoolBuilder, workers_by_default};
 use crate::route::Route;
-use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, thread};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, thread};
 use std::collections::HashMap;
 use std::task::{Wake, Waker};
 
@@ -178,6 +178,8 @@ impl<K> SubscriptionBuilder<K> {
             status: Mutex::new(Status::Starting),
             window_full: Mutex::default(),
             broker_error: Mutex::default(),
+            lease_over: Mutex::default(),
+            is_lease_awaited: AtomicBool::new(false),
             losses: Mutex::default(),
             topics: spec.topics.clone(),
             waits: Waits::default(),

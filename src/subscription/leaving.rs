@@ -70,7 +70,7 @@ impl<I: Invoke> Intake<I> {
             waiting.remove_where(&mut |job| {
                 let assignment = job.event.assignment();
                 let is_due =
-                    if started { assignment.cancellation.is_cancelled() } else { assignment.is_stopping() };
+                    if started { assignment.is_out_of_time() } else { assignment.is_stopping() };
                 is_due && (started || job.started.is_none())
             });
         }));
@@ -101,7 +101,7 @@ impl<I: Invoke> Intake<I> {
         );
         held.ownership.gone();
         held.assignment.stop();
-        held.assignment.cancellation.cancel();
+        held.assignment.cancel();
         let slot = held.slot;
         self.partitions.lose(slot);
         self.remove_waiting(true);
@@ -113,8 +113,8 @@ impl<I: Invoke> Intake<I> {
             match self.assigned[at].ownership.next(now) {
                 Leave::Wait => {}
                 Leave::Cancel => {
-                    self.assigned[at].assignment.cancellation.cancel();
-                    self.withdraw_batch(|assignment| assignment.cancellation.is_cancelled());
+                    self.assigned[at].assignment.cancel();
+                    self.withdraw_batch(Assignment::is_out_of_time);
                     self.remove_waiting(true);
                 }
                 Leave::Release { is_last_chance } => self.left(at, now, is_last_chance),

@@ -36,6 +36,8 @@ pub(crate) struct Delivery {
     /// Since when an attempt or a dead letter is under way, which a drain lets end.
     pub(crate) started: Option<Instant>,
     pub(crate) failure: Option<Box<Failure>>,
+    /// Its turn had come while the lease was over.
+    pub(crate) awaits_lease: bool,
     /// Its verdict was given.
     pub(crate) is_over: bool,
 }
@@ -205,9 +207,52 @@ impl<I: Invoke> Runner<I> {
                 self.tally.succeeded += 1;
                 self.over(job, End::Settled)
             }
-            Err(_) if job.event.cancellation().is_cancelled() => self.returned(job),
+            Err(failure) if job.event.cancellation().is_cancelled() => self.interrupted(job, failure, now),
             Err(failure) => self.failed(job, failure, now),
         }
+    }
+
+    /// A handler gave up because it was told to. That counts as no attempt: the record comes again, from the broker or,
+    /// if only the lease was over, from where it stands.
+    #[cold]
+    fn interrupted(
+        &mut self,
+        job: &mut Delivery,
+        failure: Failure,
+        now: Instant,
+    ) -> Outcome<Leased<I::Future>> {
+        let assignment = job.event.assignment();
+        let (is_stopping, is_out_of_time) = (assignment.is_stopping(), assignment.is_out_of_time());
+        if self.shared.settles_first && !is_out_of_time {
+            // It was settled before, and a second attempt would be one too many.
+            return self.failed(job, failure, now);
+        }
+        foreign::discard(failure);
+        if is_stopping || is_out_of_time {
+            return self.returned(job);
+        }
+        job.event.withdraw_attempt();
+        self.await_lease(job)
+    }
+
+    /// Whether its member owns the record, by the newest time that this worker knows.
+    #[inline]
+    fn may_start(&self, job: &Delivery, now: Instant) -> bool {
+        job.event.assignment().lease.holds_by(|| {
+            if !I::IS_BLOCKING {
+                return self.shared.clock.now();
+            }
+            // The handlers before it in this turn may have taken any time.
+            if self.turn == Some(now) { self.last_end } else { now }
+        })
+    }
+
+    /// The record waits where it stands, and its key with it, until the lease holds again or the partition goes.
+    #[cold]
+    fn await_lease(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
+        job.awaits_lease = true;
+        self.shared.lease_is_awaited();
+        Outcome::Hold
     }
 
     #[cold]
@@ -267,7 +312,11 @@ impl<I: Invoke> Runner<I> {
                     unreachable!("only a policy with a dead-letter topic decides for it")
                 };
                 job.next = Next::DeadLetter { topic: dead_letter.topic.as_str().into(), tries: 0 };
-                self.write_dead_letter(job)
+                if job.event.assignment().lease.holds(now) {
+                    self.write_dead_letter(job)
+                } else {
+                    self.await_lease(job)
+                }
             }
             Decision::Hold => Outcome::Hold,
             Decision::Discard => {
@@ -399,9 +448,13 @@ impl<I: Invoke> Handler for Runner<I> {
         let assignment = job.event.assignment();
         // At most once: what was settled before is lost unless it is handled, so only the end of the time stops it.
         let settles_first = self.shared.settles_first;
-        if assignment.is_stopping() && (!settles_first || assignment.cancellation.is_cancelled()) {
+        if assignment.is_stopping() && (!settles_first || assignment.is_out_of_time()) {
             return self.returned(job);
         }
+        if !self.may_start(job, now) {
+            return self.await_lease(job);
+        }
+        job.awaits_lease = false;
         if job.next == Next::Parse {
             job.next = match parse(&self.shared.rules, job.event.record(), job.bytes) {
                 Ok(parsed) => {

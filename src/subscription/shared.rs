@@ -11,7 +11,7 @@ use crate::observe::health::{Health, Place, Problem, Status};
 use crate::observe::metrics::{Counters, Stats};
 use crate::policy::FailurePolicy;
 use crate::publisher::Publisher;
-use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering};
 use crate::wait::Clock;
 use std::collections::HashMap;
 use std::task::Waker;
@@ -81,6 +81,10 @@ pub(crate) struct Shared {
     pub(crate) status: Mutex<Status>,
     pub(crate) window_full: Mutex<Option<Since<Place>>>,
     pub(crate) broker_error: Mutex<Option<Since<String>>>,
+    /// Since when the lease is over, where that is a problem.
+    pub(crate) lease_over: Mutex<Option<Instant>>,
+    /// Records wait in the pool for the lease to hold again.
+    pub(crate) is_lease_awaited: AtomicBool,
     pub(crate) losses: Mutex<Losses>,
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) waits: Waits,
@@ -91,6 +95,22 @@ impl Shared {
         if let Some(intake) = self.intake.get() {
             intake.wake_by_ref();
         }
+    }
+
+    /// A record waits in the pool for the lease: the intake looks whether it holds by now, or when it does again.
+    pub(crate) fn lease_is_awaited(&self) {
+        // ORDERING: Release pairs with the Acquire of `take_lease_awaited`: the visit that follows it is run by this
+        // thread, and so after the record has been put to wait.
+        if !self.is_lease_awaited.swap(true, Ordering::Release) {
+            self.wake_intake();
+        }
+    }
+
+    /// Whether records wait for the lease; from here on none is known to.
+    pub(crate) fn take_lease_awaited(&self) -> bool {
+        // ORDERING: the load is a hint that the swap confirms, which is Acquire; see `lease_is_awaited`.
+        self.is_lease_awaited.load(Ordering::Relaxed)
+            && self.is_lease_awaited.swap(false, Ordering::Acquire)
     }
 
     pub(crate) fn stats(&self, depths: impl Iterator<Item = u64>) -> Stats {
@@ -129,6 +149,9 @@ impl Shared {
         let mut problems = Vec::new();
         if let Some(Since { what, since }) = &*self.broker_error.lock() {
             problems.push(Problem::Broker { error: what.clone(), age: age(*since) });
+        }
+        if let Some(since) = *self.lease_over.lock() {
+            problems.push(Problem::LeaseOver { age: age(since) });
         }
         if let Some(Since { what, since }) = &*self.window_full.lock() {
             problems.push(Problem::WindowFull { place: what.clone(), age: age(*since) });

@@ -22,6 +22,7 @@ pub(super) enum Extent {
 pub(super) struct Outstanding {
     pub(super) has_in_flight: bool,
     pub(super) is_commit_due: bool,
+    pub(super) is_lease_over: bool,
 }
 
 /// The times of the intake; the time now is passed in.
@@ -122,7 +123,10 @@ impl Timers {
         let commit = self.commit_interval.filter(|_| outstanding.is_commit_due);
         let commit = commit.and_then(|interval| self.last_commit.checked_add(interval));
         let look = outstanding.has_in_flight.then(|| self.next_look.max(now + Duration::from_millis(1)));
-        let lasts = outstanding.has_in_flight || self.full_since.is_some() || self.broker_retry_at.is_some();
+        let lasts = outstanding.has_in_flight
+            || outstanding.is_lease_over
+            || self.full_since.is_some()
+            || self.broker_retry_at.is_some();
         let tick = lasts.then_some(self.next_tick);
         let times = [self.broker_retry_at, full_commit, commit, look, tick];
         times.into_iter().flatten().filter(|due| *due > now).min()
@@ -134,7 +138,8 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-    const BUSY: Outstanding = Outstanding { has_in_flight: true, is_commit_due: true };
+    const BUSY: Outstanding =
+        Outstanding { has_in_flight: true, is_commit_due: true, is_lease_over: false };
 
     #[test]
     fn a_subscription_that_waits_for_nothing_has_no_time() {

@@ -7,8 +7,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Tells a handler that its partition is gone or that the limit of a drain has passed: whatever it still does is
-/// repeated elsewhere, so it may stop.
+/// Tells a handler that its partition is gone, that the group has not been heard of for so long that another member may
+/// own it, or that the limit of a drain has passed: whatever it still does is repeated elsewhere, so it may stop.
 ///
 /// A cheap handle; clones tell the same.
 ///
