@@ -7,6 +7,7 @@ use super::message;
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
 };
+use crate::delivery::Lease;
 use crate::sync::Arc;
 use crate::wait::{Op, Promise};
 use std::time::{Duration, Instant};
@@ -93,7 +94,7 @@ impl Consumer for NatsConsumer {
         self.first = (self.first + 1) % topics;
         let (first, taken) = (self.first, &mut self.taken);
         let problem = self.mailbox.with(|state| {
-            out.append(&mut state.events);
+            state.take_events(out);
             let (mut records, mut bytes) = (budget.records, budget.bytes);
             for index in (first..topics).chain(0..first) {
                 let topic = &mut state.topics[index];
@@ -129,6 +130,10 @@ impl Consumer for NatsConsumer {
         }
         self.topics.iter_mut().for_each(MemberHandle::send);
         problem.map_or(Ok(()), |problem| Err(BrokerError::Transient(problem)))
+    }
+
+    fn lease(&self) -> Lease {
+        self.mailbox.lease()
     }
 
     fn settled(&mut self, partition: Partition, offset: u64) {

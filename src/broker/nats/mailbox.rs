@@ -2,9 +2,11 @@
 
 use super::message::Delivery;
 use crate::broker::{Gone, Partition, Polled, Position};
+use crate::delivery::Lease;
 use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 /// A message that may be handed out.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) struct Mailbox {
 
 pub(super) struct MailboxState {
     pub(super) topics: Vec<Topic>,
+    /// Of all topics together: it ends with the first of theirs.
+    lease: Lease,
     /// In their order, before any record that is there.
     pub(super) events: Vec<Polled>,
 }
@@ -39,12 +43,112 @@ pub(super) struct Topic {
     pub(super) assigned: Option<Partition>,
     pub(super) is_paused: bool,
     pub(super) problem: Option<String>,
+    /// Until when it is this member's; none: it is not.
+    vouched: Option<Instant>,
+    losing: Losing,
+}
+
+/// A topic that another has, as far as the intake knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Losing {
+    #[default]
+    No,
+    /// What the intake has of it may not start, so the lease of all topics does not hold.
+    Unknown,
+    /// The last poll has told.
+    Told,
+}
+
+impl MailboxState {
+    /// Takes out what happened since the last poll, which the intake has acted on by now.
+    pub(super) fn take_events(&mut self, out: &mut Vec<Polled>) {
+        for topic in &mut self.topics {
+            if topic.losing == Losing::Told {
+                topic.losing = Losing::No;
+            }
+        }
+        self.renew();
+        for event in self.events.drain(..) {
+            if let Polled::Lost(partition) = event {
+                self.topics[partition.topic as usize].losing = Losing::Told;
+            }
+            out.push(event);
+        }
+    }
+
+    /// The lease of all ends with the first of those that are vouched for.
+    fn renew(&self) {
+        if self.topics.iter().any(|topic| topic.losing != Losing::No) {
+            return;
+        }
+        let Some(until) = self.topics.iter().filter_map(|topic| topic.vouched).min() else { return };
+        // A topic that has come to the others may have a shorter one.
+        if self.lease.ends_at().is_some_and(|ends| until < ends) {
+            self.lease.end();
+        }
+        self.lease.extend(until);
+    }
 }
 
 impl Mailbox {
     pub(super) fn new(topics: usize, wake: Waker) -> Self {
         let topics = (0..topics).map(|_| Topic::default()).collect();
-        Self { state: Mutex::new(MailboxState { topics, events: Vec::new() }), wake }
+        let state = MailboxState { topics, lease: Lease::over(), events: Vec::new() };
+        Self { state: Mutex::new(state), wake }
+    }
+
+    pub(super) fn lease(&self) -> Lease {
+        self.with(|state| state.lease.clone())
+    }
+
+    /// The topic is this member's until then.
+    pub(super) fn vouch(&self, topic: u32, until: Instant) {
+        let held = self.with(|state| {
+            let held = state.lease.holds(Instant::now());
+            state.topics[topic as usize].vouched = Some(until);
+            state.renew();
+            held
+        });
+        // What waits in the pool is started by the intake.
+        if !held {
+            self.wake.wake_by_ref();
+        }
+    }
+
+    /// Whether the topic is this member's just now.
+    pub(super) fn is_vouched(&self, topic: u32) -> bool {
+        let now = Instant::now();
+        self.with(|state| state.topics[topic as usize].vouched.is_some_and(|until| now < until))
+    }
+
+    /// How long the topic is this member's still.
+    pub(super) fn vouched_for(&self, topic: u32) -> Duration {
+        let now = Instant::now();
+        let until = self.with(|state| state.topics[topic as usize].vouched);
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    /// The topic is another's: nothing starts until the intake knows.
+    pub(super) fn lost(&self, topic: u32) {
+        self.with(|state| {
+            state.lease.end();
+            let topic = &mut state.topics[topic as usize];
+            topic.vouched = None;
+            if topic.assigned.is_some() {
+                topic.losing = Losing::Unknown;
+            }
+        });
+    }
+
+    /// The topic is let go, and the intake has nothing of it any more.
+    pub(super) fn left(&self, topic: u32) {
+        self.with(|state| {
+            state.topics[topic as usize].vouched = None;
+            if state.topics.iter().all(|topic| topic.vouched.is_none()) {
+                state.lease.end();
+            }
+            state.renew();
+        });
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut MailboxState) -> R) -> R {
