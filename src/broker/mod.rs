@@ -190,7 +190,8 @@ pub(crate) trait Consumer: Send {
     }
 
     /// Until when the group vouches for what this member owns: one lease for all of it, and the same at each call. The
-    /// backend extends and ends it, and wakes the subscription when it holds again after it was over.
+    /// backend extends and ends it, and wakes the subscription when it extends one that was over. It ends it before a poll
+    /// can tell of a partition that is lost, so that nothing of that starts under a lease which came later.
     fn lease(&self) -> Lease {
         Lease::forever()
     }

@@ -4,13 +4,18 @@
 //! only when it hears of it again. So ownership ends here, without a word from anybody: with the session that the last
 //! sign of life began, before the authority's own session of the same sign ends.
 
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::wait::after;
 use std::time::{Duration, Instant};
 
 /// Until when the authority of a group vouches for what its member owns, by this process's own clock. Cloning shares it.
 ///
-/// [`extend`](Self::extend) and [`end`](Self::end) are called by the backend, from one thread at a time, and whoever starts
-/// a handler looks. A backend that extends a lease that was over wakes its subscription, so that what waits goes on.
+/// Whoever starts a handler looks whether it [`holds`](Self::holds). [`extend`](Self::extend) and [`end`](Self::end) are
+/// the backend's, which wakes its subscription when it extends one that was over, so that what waits goes on.
+///
+/// After an end it holds again only when the subscription has [heard](Self::heard) of it. What it was assigned before may
+/// be another member's now, and an intake that was busy, with a commit that somebody waits for, has not been told: its
+/// workers would go on with all of it under a lease that is about something else.
 #[derive(Debug, Clone)]
 pub(crate) struct Lease(Arc<Term>);
 
@@ -19,6 +24,17 @@ struct Term {
     base: Instant,
     /// In nanoseconds since `base`. 0: it is over.
     until_ns: AtomicU64,
+    /// How often it was ended. Changed with `told` locked.
+    ends: AtomicU64,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    /// Since the last end.
+    vouched_ns: u64,
+    /// Of how many ends the subscription has heard.
+    heard: u64,
 }
 
 /// No time is behind it.
@@ -37,22 +53,43 @@ impl Lease {
     }
 
     fn until_ns(until_ns: u64) -> Self {
-        Self(Arc::new(Term { base: Instant::now(), until_ns: AtomicU64::new(until_ns) }))
+        Self(Arc::new(Term {
+            base: Instant::now(),
+            until_ns: AtomicU64::new(until_ns),
+            ends: AtomicU64::new(0),
+            told: Mutex::new(Told { vouched_ns: until_ns, heard: 0 }),
+        }))
     }
 
     /// It holds until then, or longer if it did before.
     pub(crate) fn extend(&self, until: Instant) {
         let until_ns = self.0.since_base(until).min(FOR_EVER - 1);
-        // ORDERING: Relaxed; the value alone decides. Who looks a moment too early waits, and is woken after this.
-        let _ = self.0.until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
-            (before < until_ns).then_some(until_ns)
-        });
+        let mut told = self.0.told.lock();
+        told.vouched_ns = told.vouched_ns.max(until_ns);
+        self.0.update(&told);
     }
 
-    /// It is over from now on, until it is extended again.
+    /// It is over from now on, until it is extended again and the subscription has heard of the end. What was lost with it
+    /// is to be told by the first poll that begins after this.
     pub(crate) fn end(&self) {
-        // ORDERING: Relaxed; a worker that misses it once starts one attempt more, as if it had started before.
-        self.0.until_ns.store(0, Ordering::Relaxed);
+        let mut told = self.0.told.lock();
+        told.vouched_ns = 0;
+        // ORDERING: Release pairs with the Acquire of `ends`: a poll that follows finds what was lost.
+        self.0.ends.fetch_add(1, Ordering::Release);
+        self.0.update(&told);
+    }
+
+    /// How often it was ended, to be asked before a poll.
+    pub(crate) fn ends(&self) -> u64 {
+        // ORDERING: Acquire; see `end`.
+        self.0.ends.load(Ordering::Acquire)
+    }
+
+    /// What a poll told is done that was begun after so many ends.
+    pub(crate) fn heard(&self, ends: u64) {
+        let mut told = self.0.told.lock();
+        told.heard = ends;
+        self.0.update(&told);
     }
 
     /// Whether it holds at this time.
@@ -64,7 +101,8 @@ impl Lease {
     /// Whether it holds at the time that this clock says, which is asked only if that matters.
     #[inline]
     pub(crate) fn holds_by(&self, now: impl FnOnce() -> Instant) -> bool {
-        // ORDERING: Relaxed; see `extend` and `end`.
+        // ORDERING: Relaxed; the value alone decides. A worker that misses an end once starts one attempt more, as if it had
+        // started before, and one that looks too early for an extension waits, and is woken after it.
         let until_ns = self.0.until_ns.load(Ordering::Relaxed);
         until_ns == FOR_EVER || self.0.since_base(now()) < until_ns
     }
@@ -73,7 +111,7 @@ impl Lease {
     pub(crate) fn ends_at(&self) -> Option<Instant> {
         // ORDERING: Relaxed; who sleeps until then looks again.
         let until_ns = self.0.until_ns.load(Ordering::Relaxed);
-        (until_ns != FOR_EVER).then(|| crate::wait::after(self.0.base, Duration::from_nanos(until_ns)))
+        (until_ns != FOR_EVER).then(|| after(self.0.base, Duration::from_nanos(until_ns)))
     }
 }
 
@@ -84,6 +122,13 @@ impl Default for Lease {
 }
 
 impl Term {
+    fn update(&self, told: &Told) {
+        // ORDERING: Relaxed; written with `told` locked.
+        let is_heard = told.heard == self.ends.load(Ordering::Relaxed);
+        // ORDERING: Relaxed; see `holds_by`.
+        self.until_ns.store(if is_heard { told.vouched_ns } else { 0 }, Ordering::Relaxed);
+    }
+
     fn since_base(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(FOR_EVER - 1)
     }
@@ -171,6 +216,8 @@ mod tests {
         /// From the time it is said on; 0: a time that has passed.
         Extend(u32),
         End,
+        /// The subscription polls, and does what it is told.
+        Poll,
         Look {
             after_ms: u32,
         },
@@ -180,17 +227,19 @@ mod tests {
         prop_oneof![
             3 => (0..100_u32).prop_map(Op::Extend),
             1 => Just(Op::End),
+            2 => Just(Op::Poll),
             4 => (0..60_u32).prop_map(|after_ms| Op::Look { after_ms }),
         ]
     }
 
     proptest! {
         #[test]
-        fn a_lease_holds_until_the_latest_time_that_was_said_since_it_was_ended(
+        fn a_lease_holds_until_the_latest_time_said_since_an_end_that_was_heard_of(
             ops in prop::collection::vec(op(), 1..60)
         ) {
             let lease = Lease::over();
-            let (other, mut now, mut until) = (lease.clone(), Instant::now(), None::<Instant>);
+            let (other, mut now) = (lease.clone(), Instant::now());
+            let (mut until, mut is_unheard) = (None::<Instant>, false);
             for op in ops {
                 match op {
                     Op::Extend(ms) => {
@@ -199,13 +248,17 @@ mod tests {
                     }
                     Op::End => {
                         lease.end();
-                        until = None;
+                        (until, is_unheard) = (None, true);
+                    }
+                    Op::Poll => {
+                        lease.heard(lease.ends());
+                        is_unheard = false;
                     }
                     Op::Look { after_ms } => now += after_ms * MS,
                 }
-                prop_assert_eq!(other.holds(now), until.is_some_and(|until| now < until));
+                prop_assert_eq!(other.holds(now), !is_unheard && until.is_some_and(|until| now < until));
                 let ends_at = other.ends_at().expect("it ends");
-                prop_assert_eq!(until.unwrap_or(ends_at), ends_at);
+                prop_assert_eq!(until.filter(|_| !is_unheard).unwrap_or(ends_at), ends_at);
                 prop_assert!(!other.holds(ends_at));
             }
         }
@@ -249,15 +302,28 @@ mod tests {
 
     #[test]
     fn one_that_is_for_ever_has_no_end_unless_it_is_ended() {
-        let (lease, now) = (Lease::forever(), Instant::now());
+        let (lease, now) = (Lease::default(), Instant::now());
         lease.extend(now);
         assert!(lease.holds(now + Duration::from_secs(u64::from(u32::MAX))));
         assert_eq!(lease.ends_at(), None);
-        let _ = lease.holds_by(|| panic!("no clock is asked"));
+        assert!(lease.holds_by(|| panic!("no clock is asked")));
         lease.end();
-        assert!(!lease.holds(now));
         lease.extend(now + 10 * MS);
+        assert!(!lease.holds(now), "nobody has heard of the end");
+        lease.heard(lease.ends());
         assert!(lease.holds(now + 9 * MS) && !lease.holds(now + 10 * MS));
+    }
+
+    #[test]
+    fn a_poll_that_began_before_an_end_has_not_heard_of_it() {
+        let (lease, now) = (Lease::over(), Instant::now());
+        let before = lease.ends();
+        lease.end();
+        lease.extend(now + 10 * MS);
+        lease.heard(before);
+        assert!(!lease.holds(now));
+        lease.heard(lease.ends());
+        assert!(lease.holds(now));
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub(crate) fn run<I: Invoke>(setup: Setup, direct: Option<Worker<Runner<I>>>) {
         setup,
         lease,
         lease_seen: lease::Watch::new(),
+        lease_ends: 0,
         direct,
         partitions: Partitions::default(),
         assigned: Vec::new(),
@@ -131,6 +132,8 @@ pub(super) struct Intake<I: Invoke> {
     pub(super) setup: Setup,
     pub(super) lease: Lease,
     pub(super) lease_seen: lease::Watch,
+    /// Of how many of its ends it is known what was lost.
+    pub(super) lease_ends: u64,
     /// With `workers(0)` the intake handles on its own thread.
     pub(super) direct: Option<Worker<Runner<I>>>,
     pub(super) partitions: Partitions,
@@ -277,13 +280,14 @@ impl<I: Invoke> Intake<I> {
         let takes = has_room && !self.is_paused && self.batch.is_empty() && self.lease.holds(now);
         let records = if takes { room.min(distance_left).min(FETCH) } else { 0 };
         let mut polled = std::mem::take(&mut self.polled);
+        let lease_ends = self.lease.ends();
         match self.setup.consumer.poll(Budget { records, bytes }, &mut polled) {
             // A position that can't be committed is trouble that goes on, whatever a poll says.
             Ok(()) if self.is_commit_failing() => {}
             Ok(()) => self.broker_answered(now),
             Err(error) => self.broker_failed(now, &error),
         }
-        let is_busy = !polled.is_empty();
+        let mut is_busy = !polled.is_empty();
         for found in polled.drain(..) {
             match found {
                 Polled::Assigned(partition, position) => self.assigned(partition, position),
@@ -295,6 +299,11 @@ impl<I: Invoke> Intake<I> {
             }
         }
         self.polled = polled;
+        if self.lease_ends != lease_ends {
+            self.lease_ends = lease_ends;
+            self.lease.heard(lease_ends);
+            is_busy = true;
+        }
         self.arrivals.flush(&mut self.batch);
         is_busy
     }

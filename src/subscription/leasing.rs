@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 impl<I: Invoke> Intake<I> {
     /// Looks whether the lease holds. The workers look for themselves before each start.
     pub(super) fn look_at_lease(&mut self, now: Instant) {
+        // It was ended by something that the next poll tells: what is lost is no news then.
+        if self.drain.is_none() && self.lease.ends() != self.lease_ends {
+            return;
+        }
         let holds = self.lease.holds(now);
         let owns = self.assigned.iter().any(|held| !held.ownership.is_gone());
         match self.lease_seen.look(holds, owns, now) {

@@ -2,11 +2,11 @@
 
 use super::beginning::{Begin, begin};
 use super::commits::TopicPartition;
-use super::group::{Client, Group, LOOK};
+use super::group::{Group, LOOK};
+use super::group_client::GroupClient;
 use super::topics;
 use crate::broker::Start;
 use crate::foreign;
-use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ impl Group {
     /// Where each partition begins, asked until it is known. None if it is not wanted any more.
     pub(super) fn positions(
         &self,
-        client: &Client,
+        client: &GroupClient,
         list: &TopicPartitionList,
     ) -> Option<Vec<(TopicPartition, Begin)>> {
         let mut shown = false;
@@ -47,7 +47,7 @@ impl Group {
 
     fn ask_positions(
         &self,
-        client: &Client,
+        client: &GroupClient,
         list: &TopicPartitionList,
     ) -> KafkaResult<Vec<(TopicPartition, Begin)>> {
         if list.count() == 0 {
@@ -55,7 +55,7 @@ impl Group {
         }
         let mut asked = list.clone();
         asked.set_all_offsets(Offset::Invalid)?;
-        let committed = client.committed_offsets(asked, ASK)?;
+        let committed = client.committed(asked, ASK)?;
         let (mut positions, mut begun) = (Vec::new(), TopicPartitionList::new());
         for element in committed.elements() {
             element.error()?;
@@ -65,7 +65,7 @@ impl Group {
                 Offset::Offset(offset) => Some((offset as u64, element.metadata())),
                 _ => None,
             };
-            let (low, end) = client.fetch_watermarks(topic, partition, ASK)?;
+            let (low, end) = client.client().fetch_watermarks(topic, partition, ASK)?;
             let (low, mut high) = (low as u64, end as u64);
             if found.is_some_and(|(offset, _)| offset > high) {
                 // A leader that was just elected may not know of all yet: it counts when it is said again.
@@ -97,7 +97,7 @@ impl Group {
         }
         // From here on the group has a position: whatever comes later is not skipped after a crash.
         if self.spec().start == Start::Latest && begun.count() > 0 {
-            client.commit(&begun, CommitMode::Sync)?;
+            client.commit(&begun)?;
         }
         Ok(positions)
     }

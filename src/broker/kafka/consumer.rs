@@ -8,6 +8,7 @@ use crate::broker::position_text::encode;
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, ConsumerSpec, Durability, Partition, Polled, Position,
 };
+use crate::delivery::Lease;
 use crate::foreign;
 use crate::sync::{Arc, thread};
 use crate::wait::Op;
@@ -87,6 +88,10 @@ impl Consumer for KafkaConsumer {
 
     fn has_joined(&self) -> bool {
         self.handoff.state.lock().has_joined
+    }
+
+    fn lease(&self) -> Lease {
+        self.handoff.lease.clone()
     }
 
     fn commit(

@@ -3,9 +3,10 @@
 use super::beginning::Begin;
 use super::broker_health::Kind;
 use super::client;
-use super::commit_later::begin_commit;
 use super::commits::{Answer, TopicPartition};
+use super::group_client::GroupClient;
 use super::handoff::Handoff;
+use super::life::Life;
 use super::properties::Properties;
 use super::stall::Watch;
 use crate::broker::{ConsumerSpec, Gone, Partition, Polled};
@@ -14,10 +15,8 @@ use crate::sync::{Arc, Mutex};
 use crate::wait::Parker;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -25,8 +24,6 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(6);
 /// How often it is looked whether a partition that is being drained was lost meanwhile.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
-
-pub(super) type Client = BaseConsumer<Group>;
 
 /// A partition that the client fetches from.
 pub(super) struct Assigned {
@@ -44,8 +41,6 @@ pub(super) struct Own {
     pub(super) assigned: Vec<Assigned>,
     /// Where a partition is in `assigned`, per topic.
     index: Vec<Vec<Option<usize>>>,
-    /// Counts what a poll served that was no record: it says nothing of it itself.
-    pub(super) served: u64,
     /// Errors that came by themselves.
     pub(super) heard: Vec<(Kind, String)>,
     /// The group gave partitions or took a commit.
@@ -104,60 +99,18 @@ pub(super) struct Group {
     pub(super) own: Mutex<Own>,
     /// Of the client.
     pub(super) properties: Properties,
+    pub(super) life: Arc<Life>,
 }
 
 impl ClientContext for Group {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.own.lock().served += 1;
         client::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let mut own = self.own.lock();
-        own.served += 1;
         if let Some(kind) = error.rdkafka_error_code().and_then(client::kind_of) {
-            own.heard.push((kind, if reason.is_empty() { error.to_string() } else { reason.to_owned() }));
+            self.own.lock().heard.push((kind, if reason.is_empty() { error.to_string() } else { reason.to_owned() }));
         }
-    }
-}
-
-impl ConsumerContext for Group {
-    fn rebalance(&self, client: &Client, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        self.own.lock().served += 1;
-        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(client, list);
-        } else {
-            self.revoke(client, list);
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
-        let partitions = {
-            let mut own = self.own.lock();
-            own.served += 1;
-            own.partitions()
-        };
-        let mut state = self.handoff.state.lock();
-        if !state.commits.is_expected() {
-            return;
-        }
-        let answers: BTreeMap<TopicPartition, KafkaResult<()>> = list
-            .elements()
-            .iter()
-            .filter_map(|e| Some((self.place(e.topic(), e.partition())?, e.error())))
-            .collect();
-        let answer = |place| {
-            let own = answers.get(&place).and_then(|answer| answer.as_ref().err());
-            let failed = own.or(result.as_ref().err());
-            failed.map_or(Answer::Committed, failed_commit)
-        };
-        let report = state.commits.answered(answer, Instant::now());
-        let has_committed = report.has_committed;
-        let told = state.committed(report, &partitions);
-        drop(state);
-        self.own.lock().has_worked |= has_committed;
-        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
-        self.handoff.wake_subscription();
     }
 }
 
@@ -184,9 +137,19 @@ fn failed_commit(error: &KafkaError) -> Answer {
     }
 }
 
+/// Whether the answer to a commit says that the member is none of the group's any more.
+fn is_out(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(E::UnknownMemberId | E::FencedInstanceId | E::FencedMemberEpoch)
+    )
+}
+
 impl Group {
     pub(super) fn new(handoff: Arc<Handoff>, parker: Arc<Parker>, properties: Properties) -> Self {
-        Self { handoff, parker, own: Mutex::default(), properties }
+        let life = Arc::new(Life::new(handoff.clone(), properties.session()));
+        Self { handoff, parker, own: Mutex::default(), properties, life }
     }
 
     pub(super) fn spec(&self) -> &ConsumerSpec {
@@ -207,7 +170,10 @@ impl Group {
     }
 
     /// Partitions come: finds where each begins, and has the client fetch from there.
-    fn assign(&self, client: &Client, list: &TopicPartitionList) {
+    pub(super) fn assign(&self, client: &GroupClient, list: &TopicPartitionList) {
+        if list.count() > 0 && !client.assignment_lost() {
+            self.life.assigned();
+        }
         // Without positions nothing of it is taken in, which only happens when it is lost or the end is near.
         let positions: BTreeMap<_, _> =
             self.positions(client, list).unwrap_or_default().into_iter().collect();
@@ -218,9 +184,7 @@ impl Group {
                 element.set_offset(offset).expect("an offset is not negative");
             }
         }
-        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
-        let assigned = if is_cooperative { client.incremental_assign(list) } else { client.assign(list) };
-        if let Err(error) = assigned {
+        if let Err(error) = client.assign(list) {
             self.own.lock().heard.push((Kind::Group, format!("partitions could not be taken: {error}")));
             return;
         }
@@ -246,7 +210,7 @@ impl Group {
     }
 
     /// Partitions go: has the subscription finish what started and commit, while heartbeats go on without this thread.
-    fn revoke(&self, client: &Client, list: &TopicPartitionList) {
+    pub(super) fn revoke(&self, client: &GroupClient, list: &TopicPartitionList) {
         let places = self.places(list);
         let mut going = self.own.lock().take(&places);
         if self.is_closing() {
@@ -254,7 +218,9 @@ impl Group {
         } else if client.assignment_lost() {
             self.lose(&going);
         } else {
+            self.life.set_owing(true);
             self.drain(client, &going);
+            self.life.set_owing(false);
         }
         let unheard = {
             let mut state = self.handoff.state.lock();
@@ -269,9 +235,7 @@ impl Group {
         // A later assignment of the same partition begins without a stop.
         going.retain(|gone| gone.is_stopped);
         let _ = client.resume(&self.list(going.iter().map(|gone| gone.partition)));
-        let is_cooperative = matches!(client.rebalance_protocol(), RebalanceProtocol::Cooperative);
-        let unassigned = if is_cooperative { client.incremental_unassign(list) } else { client.unassign() };
-        if let Err(error) = unassigned {
+        if let Err(error) = client.unassign(list) {
             foreign::warn!(%error, group = &*self.spec().group, "partitions could not be given up");
         }
     }
@@ -279,12 +243,13 @@ impl Group {
     fn lose(&self, going: &[Assigned]) {
         {
             let mut state = self.handoff.state.lock();
+            self.life.ended();
             going.iter().for_each(|gone| state.mailbox.lose(gone.partition));
         }
         self.handoff.wake_subscription();
     }
 
-    fn drain(&self, client: &Client, going: &[Assigned]) {
+    fn drain(&self, client: &GroupClient, going: &[Assigned]) {
         let until = Instant::now() + self.spec().drain_timeout + GRACE;
         let mut held: Vec<Partition> = Vec::new();
         {
@@ -332,6 +297,9 @@ impl Group {
         );
         {
             let mut state = self.handoff.state.lock();
+            if client.assignment_lost() {
+                self.life.ended();
+            }
             held.iter().for_each(|partition| state.mailbox.lose(*partition));
         }
         self.handoff.wake_subscription();
@@ -348,11 +316,17 @@ impl Group {
     }
 
     /// Commits what is wanted and waits for the answer.
-    fn commit_now(&self, client: &Client, partitions: &[Partition]) {
+    fn commit_now(&self, client: &GroupClient, partitions: &[Partition]) {
         let Some(list) = self.next_commit() else { return };
-        let answer = client
-            .commit(&list, CommitMode::Sync)
-            .map_or_else(|error| failed_commit(&error), |()| Answer::Committed);
+        let answer = match client.commit(&list) {
+            Ok(()) => Answer::Committed,
+            Err(error) => {
+                if is_out(&error) {
+                    self.life.ended();
+                }
+                failed_commit(&error)
+            }
+        };
         let told = {
             let mut state = self.handoff.state.lock();
             let report = state.commits.answered(|_| answer.clone(), Instant::now());
@@ -363,9 +337,9 @@ impl Group {
     }
 
     /// Commits what is wanted; the answer comes by a poll.
-    pub(super) fn commit_later(&self, client: &Client) {
+    pub(super) fn commit_later(&self, client: &GroupClient) {
         let Some(list) = self.next_commit() else { return };
-        let Err(error) = begin_commit(client, &list) else { return };
+        let Err(error) = client.begin_commit(&list) else { return };
         let partitions = self.own.lock().partitions();
         let answer = failed_commit(&error);
         let told = {
@@ -373,6 +347,40 @@ impl Group {
             let report = state.commits.answered(|_| answer.clone(), Instant::now());
             state.committed(report, &partitions)
         };
+        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
+        self.handoff.wake_subscription();
+    }
+
+    /// An answer has come to what was committed later: of all of it, and of each partition.
+    pub(super) fn commit_answered(
+        &self,
+        result: &KafkaResult<()>,
+        answers: Vec<(String, i32, KafkaResult<()>)>,
+    ) {
+        let partitions = self.own.lock().partitions();
+        let mut state = self.handoff.state.lock();
+        let mut errors =
+            answers.iter().map(|(.., answer)| answer).chain([result]).filter_map(|answer| answer.as_ref().err());
+        if errors.any(is_out) {
+            self.life.ended();
+        }
+        if !state.commits.is_expected() {
+            return;
+        }
+        let answers: BTreeMap<TopicPartition, KafkaResult<()>> = answers
+            .into_iter()
+            .filter_map(|(topic, partition, answer)| Some((self.place(&topic, partition)?, answer)))
+            .collect();
+        let answer = |place| {
+            let own = answers.get(&place).and_then(|answer| answer.as_ref().err());
+            let failed = own.or(result.as_ref().err());
+            failed.map_or(Answer::Committed, failed_commit)
+        };
+        let report = state.commits.answered(answer, Instant::now());
+        let has_committed = report.has_committed;
+        let told = state.committed(report, &partitions);
+        drop(state);
+        self.own.lock().has_worked |= has_committed;
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.handoff.wake_subscription();
     }

@@ -4,6 +4,7 @@ use super::commits::{CommitReport, Commits, TopicPartition};
 use super::mailbox::Mailbox;
 use super::question::Asked;
 use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
+use crate::delivery::Lease;
 use crate::sync::{Mutex, OnceLock};
 use crate::wait::Promise;
 use std::task::Waker;
@@ -19,6 +20,8 @@ const BYTES: usize = 4 << 20;
 pub(super) struct Handoff {
     pub(super) spec: ConsumerSpec,
     pub(super) state: Mutex<HandoffState>,
+    /// On all that the mailbox holds. Ended with the state locked, where something is lost.
+    pub(super) lease: Lease,
     /// Wakes the client's thread, which sets it when it starts.
     pub(super) member: OnceLock<Waker>,
     subscription: Waker,
@@ -57,7 +60,13 @@ impl Handoff {
             is_closing: false,
             generations: 0,
         };
-        Self { spec, state: Mutex::new(state), member: OnceLock::new(), subscription }
+        Self {
+            spec,
+            state: Mutex::new(state),
+            lease: Lease::over(),
+            member: OnceLock::new(),
+            subscription,
+        }
     }
 
     pub(super) fn wake_member(&self) {

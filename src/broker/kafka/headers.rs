@@ -1,7 +1,7 @@
 //! The headers of a fetched record, as librdkafka has them.
 
+use super::events::Message;
 use rdkafka::bindings::{rd_kafka_header_get_all, rd_kafka_message_headers};
-use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -11,7 +11,7 @@ use std::{ptr, slice};
 /// client that is none of ours: the name is shown as well as it can be, and the value is empty.
 ///
 /// By hand, because the crate's own headers panic on such a name.
-pub(super) fn each_header(message: &BorrowedMessage<'_>, each: &mut dyn FnMut(&str, &[u8])) {
+pub(super) fn each_header(message: &Message<'_>, each: &mut dyn FnMut(&str, &[u8])) {
     let mut headers = ptr::null_mut();
     // SAFETY: the message is borrowed, so it lives; its headers are its own, and are taken apart at most once.
     let found = unsafe { rd_kafka_message_headers(message.ptr(), &raw mut headers) };

@@ -1,15 +1,18 @@
 //! The thread of one member of a consumer group: it owns the client, and nothing else calls it.
 
 use super::arena::Arena;
-use super::broker_health::{BrokerHealth, Sign};
-use super::client;
+use super::broker_health::{BrokerHealth, Kind, Sign};
+use super::events::{Found, Message};
+use super::fencing::{Failure, Renewals};
 use super::flow::{Flow, Turn};
-use super::group::{Client, Group};
+use super::group::Group;
+use super::group_client::GroupClient;
 use super::handoff::Handoff;
 use super::headers::each_header;
 use super::marks::Asker;
 use super::properties::Properties;
 use super::question::{self, Question};
+use super::session;
 use super::silence::{find_stalled, removed};
 use super::topics;
 use super::watermarks::known_low;
@@ -18,11 +21,7 @@ use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Parker;
 use crate::wait::Promise;
-use rdkafka::Message as _;
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -33,8 +32,8 @@ const TICK: Duration = Duration::from_millis(200);
 const ASK: Duration = Duration::from_millis(500);
 /// How long the last commits may take before the group is left without them.
 const FLUSH: Duration = Duration::from_secs(2);
-/// After a client that failed for good, the next one.
-const RENEW: Duration = Duration::from_secs(1);
+/// How often a member that was thrown out looks whether the other one with its name has gone.
+const LOOK_FOR_NAME: Duration = Duration::from_secs(5);
 /// A member that the group has taken and that gets no partition is said to have joined after this time.
 const WITHOUT_PARTITIONS: Duration = Duration::from_secs(3);
 
@@ -46,7 +45,7 @@ pub(super) struct Setup {
 enum End {
     Closing,
     /// The client is of no use any more.
-    Failed(String),
+    Failed(Failure, String),
 }
 
 /// The life of the thread. `tell` learns whether there is a client.
@@ -55,8 +54,11 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
     let is_first = setup.handoff.member.set(parker.waker().clone()).is_ok();
     debug_assert!(is_first, "a handoff has one member");
     let mut tell = Some(tell);
+    let mut renewals = Renewals::default();
+    let mut trouble = None;
     loop {
-        let end = match Member::new(setup, &parker) {
+        let since = Instant::now();
+        let end = match Member::new(setup, &parker, trouble.as_deref()) {
             Ok(mut member) => {
                 if let Some(tell) = tell.take() {
                     tell.complete(Ok(()));
@@ -67,28 +69,47 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
             }
             Err(error) => match tell.take() {
                 Some(tell) => return tell.complete(Err(error.to_string())),
-                None => End::Failed(error.to_string()),
+                None => End::Failed(Failure::Other, error.to_string()),
             },
         };
-        let End::Failed(reason) = end else { return };
+        let End::Failed(failure, reason) = end else { return };
         let group = &*setup.handoff.spec.group;
-        foreign::error!(reason, group, "the consumer has failed for good and is replaced");
-        setup.handoff.state.lock().problem = Some(reason);
+        let reason = failure.explain(&reason, group, setup.properties.instance());
+        let rest = renewals.failed(failure, since.elapsed());
+        foreign::error!(reason, group, ?rest, "the consumer has failed for good and is replaced");
+        setup.handoff.state.lock().problem = Some(reason.clone());
         setup.handoff.wake_subscription();
-        let until = Instant::now() + RENEW;
-        while Instant::now() < until {
-            if setup.handoff.state.lock().is_closing {
-                return;
-            }
-            parker.park_until(Some(until));
+        trouble = Some(reason);
+        if !rest_from(setup, &parker, failure, rest) {
+            return;
         }
+    }
+}
+
+/// Waits before the next client is made, and for as long as another member has its name. False: none is wanted any more.
+fn rest_from(setup: &Setup, parker: &Parker, failure: Failure, rest: Duration) -> bool {
+    let mut until = Instant::now() + rest;
+    loop {
+        if setup.handoff.state.lock().is_closing {
+            return false;
+        }
+        if Instant::now() < until {
+            parker.park_until(Some(until));
+            continue;
+        }
+        let name = setup.properties.instance().filter(|_| failure == Failure::Fenced);
+        let has_name = |name: &str| topics::has_instance(&setup.properties, &setup.handoff.spec.group, name, ASK);
+        if name.and_then(has_name) != Some(true) {
+            return true;
+        }
+        until = Instant::now() + LOOK_FOR_NAME;
     }
 }
 
 struct Member {
     handoff: Arc<Handoff>,
     parker: Arc<Parker>,
-    client: Client,
+    client: GroupClient,
     flow: Flow,
     health: BrokerHealth,
     /// How long one asking of the brokers takes at most.
@@ -100,16 +121,21 @@ struct Member {
     has_joined: bool,
     /// Since when the group's protocol is known.
     taken_since: Option<Instant>,
-    fatal: Option<String>,
+    /// What the client before this one failed of is still to be shown.
+    is_troubled: bool,
+    fatal: Option<(Failure, String)>,
     asker: Asker,
 }
 
 impl Member {
-    fn new(setup: &Setup, parker: &Arc<Parker>) -> Result<Self, KafkaError> {
+    /// `trouble`: what the client before this one failed of.
+    fn new(setup: &Setup, parker: &Arc<Parker>, trouble: Option<&str>) -> Result<Self, KafkaError> {
         let group = Group::new(setup.handoff.clone(), parker.clone(), setup.properties.clone());
-        let mut client = Client::from_config_and_context(&client::configuration(&setup.properties), group)?;
-        let waker = parker.waker().clone();
-        client.set_nonempty_callback(move || waker.wake_by_ref());
+        let client = GroupClient::new(&setup.properties, group, parker.waker().clone())?;
+        let mut health = BrokerHealth::default();
+        if let Some(trouble) = trouble {
+            health.heard(Kind::Group, trouble, Instant::now());
+        }
         let topics: Vec<&str> = setup.handoff.spec.topics.iter().map(|topic| &**topic).collect();
         let before = |topic: &&str| topics::look_up(client.client(), topic, ASK).ok().flatten();
         let before: Vec<_> = topics.iter().map(|topic| before(topic).map(|found| found.partitions)).collect();
@@ -120,12 +146,13 @@ impl Member {
             parker: parker.clone(),
             client,
             flow: Flow::new(),
-            health: BrokerHealth::default(),
+            health,
             ask: setup.properties.behind_a_fetch(),
             arena: Arena::default(),
             fetched: Vec::new(),
             has_joined: false,
             taken_since: None,
+            is_troubled: trouble.is_some(),
             fatal: None,
             asker: Asker::new(setup.handoff.spec.topics.clone(), setup.properties.clone()),
         })
@@ -158,8 +185,8 @@ impl Member {
                     true
                 }
             };
-            if let Some(reason) = self.fatal.take() {
-                return End::Failed(reason);
+            if let Some((failure, reason)) = self.fatal.take() {
+                return End::Failed(failure, reason);
             }
             self.look_after(now);
             self.answer();
@@ -180,29 +207,21 @@ impl Member {
 
     /// Takes what the client has, as far as there is room and up to an arena. Whether there was no more.
     fn serve(&mut self, left: Budget, now: Instant) -> bool {
-        let mut served = self.client.context().own.lock().served;
         let mut is_full = false;
         let is_drained = loop {
             if is_full || self.arena.records() >= left.records || self.arena.size() >= left.bytes {
                 break false;
             }
-            match self.client.poll(Duration::ZERO) {
-                Some(Ok(message)) => {
+            match self.client.look() {
+                Found::Record(message) => {
                     is_full = take(&mut self.arena, &self.client, &self.handoff, &message, now);
                 }
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    self.fatal = Some(code.to_string());
+                Found::Failed(code, reason) => {
+                    self.fatal = Some((Failure::of(code), reason));
                     break false;
                 }
-                Some(Err(error)) => {
-                    foreign::debug!(%error, group = &*self.handoff.spec.group, "the consumer says");
-                }
-                None => {
-                    let before = std::mem::replace(&mut served, self.client.context().own.lock().served);
-                    if before == served {
-                        break true;
-                    }
-                }
+                Found::Served => {}
+                Found::Nothing => break true,
             }
         };
         let gone = std::mem::take(&mut self.client.context().own.lock().gone);
@@ -275,6 +294,14 @@ impl Member {
         if self.client.context().tell_overdue(now) {
             self.handoff.wake_subscription();
         }
+        if self.client.context().life.asks_for_session(now) {
+            session::ask(&self.client);
+        }
+        // A member without partitions has no other sign that the group has taken it.
+        if self.is_troubled && self.handoff.lease.holds(now) {
+            self.is_troubled = false;
+            self.health.works(Sign::Work);
+        }
         if self.health.ask_at().is_some_and(|at| now >= at) {
             match self.ask() {
                 Ok(()) => self.health.works(Sign::Answer),
@@ -283,8 +310,7 @@ impl Member {
         }
         // The client's main thread answers that, so it is asked no longer than it matters.
         if !self.has_joined {
-            let is_member = !matches!(self.client.rebalance_protocol(), RebalanceProtocol::None);
-            self.taken_since = is_member.then(|| self.taken_since.unwrap_or(now));
+            self.taken_since = self.client.is_joining().then(|| self.taken_since.unwrap_or(now));
         }
         let is_changed = {
             let mut state = self.handoff.state.lock();
@@ -358,10 +384,11 @@ impl Member {
 
     /// Leaves the group, or tells the subscription that all is lost with the client.
     fn end(mut self, end: &End) {
-        if let End::Failed(_) = end {
+        if let End::Failed(..) = end {
             let own = std::mem::take(&mut *self.client.context().own.lock());
             let unheard: Vec<_> = {
                 let mut state = self.handoff.state.lock();
+                self.client.context().life.ended();
                 own.assigned.iter().for_each(|assigned| state.mailbox.lose(assigned.partition));
                 let places = own.assigned.iter().map(|a| (a.partition.topic, a.partition.partition));
                 places.flat_map(|place| state.commits.forget(place)).collect()
@@ -380,15 +407,15 @@ impl Member {
 /// Copies a record that is expected. Whether the arena is full.
 fn take(
     arena: &mut Arena,
-    client: &Client,
+    client: &GroupClient,
     handoff: &Handoff,
-    message: &BorrowedMessage<'_>,
+    message: &Message<'_>,
     now: Instant,
 ) -> bool {
     let topics = &handoff.spec.topics;
     // Its name is looked at only where it can be another one.
-    let topic =
-        if topics.len() == 1 { Some(0) } else { topics.iter().position(|name| **name == *message.topic()) };
+    let is_it = |name: &Arc<str>| name.as_bytes() == message.topic().to_bytes();
+    let topic = if topics.len() == 1 { Some(0) } else { topics.iter().position(is_it) };
     let mut own = client.context().own.lock();
     let Some(assigned) = topic.and_then(|topic| own.find(topic, message.partition())) else { return false };
     let offset = message.offset() as u64;
@@ -407,7 +434,6 @@ fn take(
         own.gone.push((partition, removed(next, low.min(offset))));
     }
     drop(own);
-    let timestamp_ms = message.timestamp().to_millis().map_or(0, |ms| ms.max(0) as u64);
     let value = message.payload().unwrap_or_default();
-    arena.push((partition, offset, timestamp_ms), message.key(), value, |each| each_header(message, each))
+    arena.push((partition, offset, message.timestamp_ms()), message.key(), value, |each| each_header(message, each))
 }

@@ -2,7 +2,8 @@
 //!
 //! A bus has one producer, with a thread that serves its answers, and each subscription one consumer, on a thread of its
 //! own that nothing else enters: publishers and subscriptions leave what they want at a handoff and are woken. Decisions are
-//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`]); what librdkafka is told is a
+//! state machines ([`publishes`], [`commits`], [`mailbox`], [`flow`], [`broker_health`], [`stall`],
+//! [`vouching`], [`fencing`]); what librdkafka is told is a
 //! pure function ([`properties`]).
 
 mod answers;
@@ -11,13 +12,16 @@ mod begin;
 mod beginning;
 mod broker_health;
 mod client;
-mod commit_later;
 mod commits;
 mod consumer;
+mod events;
+mod fencing;
 mod flow;
 mod group;
+mod group_client;
 mod handoff;
 mod headers;
+mod life;
 mod mailbox;
 mod marks;
 mod member;
@@ -27,11 +31,13 @@ mod properties;
 mod publishes;
 mod question;
 mod queue_waker;
+mod session;
 mod silence;
 mod stall;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod vouching;
 mod watermarks;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, Ticket};

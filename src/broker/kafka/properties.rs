@@ -30,8 +30,28 @@ impl Properties {
     pub(super) fn behind_a_fetch(&self) -> Duration {
         /// librdkafka's own, should the value be none that it takes.
         const HELD: u64 = 500;
-        let held = self.0.get("fetch.wait.max.ms").and_then(|held| held.parse().ok()).unwrap_or(HELD);
+        let held = self.get("fetch.wait.max.ms").and_then(|held| held.parse().ok()).unwrap_or(HELD);
         Duration::from_millis(held) + ANSWER
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// For how long the group waits for a silent member; none where the brokers alone say that.
+    pub(super) fn session(&self) -> Option<Duration> {
+        /// librdkafka's own, should the value be none that it takes.
+        const SESSION: u64 = 45_000;
+        if self.get("group.protocol") == Some("consumer") {
+            return None;
+        }
+        let session = self.get("session.timeout.ms").and_then(|session| session.parse().ok());
+        Some(Duration::from_millis(session.unwrap_or(SESSION)))
+    }
+
+    /// What this member is called for ever, if it is.
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.get("group.instance.id")
     }
 
     fn set(&mut self, name: &str, value: impl Display) {

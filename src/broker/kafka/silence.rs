@@ -1,19 +1,17 @@
 //! What is done about a partition of which nothing arrives, and about one whose log is not what it was.
 
 use super::broker_health::Kind;
-use super::group::Client;
+use super::group_client::GroupClient;
 use super::handoff::Handoff;
 use super::stall::Finding;
 use super::topics::log_end;
 use crate::broker::{Gone, Partition, Polled, Position};
 use crate::foreign;
-use rdkafka::consumer::Consumer as _;
-use rdkafka::topic_partition_list::Offset;
 use std::time::{Duration, Instant};
 
 /// Asks about one partition that was quiet for long: fetches anew where there is more than arrived, and goes on with
 /// what is there where the log is not what it was. The answer may take up to the limit.
-pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, limit: Duration) {
+pub(super) fn find_stalled(client: &GroupClient, handoff: &Handoff, now: Instant, limit: Duration) {
     let group = client.context();
     let quiet = {
         let own = group.own.lock();
@@ -24,7 +22,7 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
     let Some((partition, next)) = quiet else { return };
     let (topic, number) =
         (&*handoff.spec.topics[partition.topic as usize], partition.partition.cast_signed());
-    let marks = client.fetch_watermarks(topic, number, limit);
+    let marks = client.client().fetch_watermarks(topic, number, limit);
     let (finding, low) = {
         let mut own = group.own.lock();
         let Some(assigned) = own.find(partition.topic as usize, number) else { return };
@@ -69,13 +67,13 @@ pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, lim
             Ok(_) | Err(_) => return,
         },
     };
-    if let Err(error) = client.seek(topic, number, Offset::Offset(from.cast_signed()), Duration::ZERO) {
+    if let Err(error) = client.seek(topic, number, from) {
         foreign::warn!(%error, topic, partition = number, "it could not be fetched anew");
     }
 }
 
 /// The partition's log is another one: what is known of the one before means nothing in it.
-fn begin_anew(client: &Client, handoff: &Handoff, before: Partition, next: u64, (low, end): (u64, u64)) {
+fn begin_anew(client: &GroupClient, handoff: &Handoff, before: Partition, next: u64, (low, end): (u64, u64)) {
     let reason = format!(
         "the log ends at {end} and {next} was to come next: the log was cut, or its topic made anew; it is handled \
          from its first record"

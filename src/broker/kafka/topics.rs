@@ -96,6 +96,22 @@ pub(super) fn log_end(
     Ok(end as u64)
 }
 
+/// Whether a member of the group has this name, as its `group.instance.id`; none: the brokers do not say. Of a group of
+/// KIP-848 they do not.
+pub(super) fn has_instance(
+    properties: &Properties,
+    group: &str,
+    instance: &str,
+    limit: Duration,
+) -> Option<bool> {
+    let configuration = client::configuration(properties);
+    let client = BaseConsumer::<DefaultConsumerContext>::from_config(&configuration).ok()?;
+    let found = client.fetch_group_list(Some(group), limit).ok()?;
+    // A member that has one is called by it, and by a number behind it.
+    let has_it = |id: &str| id.strip_prefix(instance).is_some_and(|number| number.starts_with('-'));
+    Some(found.groups().iter().flat_map(|group| group.members()).any(|member| has_it(member.id())))
+}
+
 /// Creates topics as the configuration says.
 pub(super) struct Creator {
     properties: Properties,

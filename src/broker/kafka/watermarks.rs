@@ -1,24 +1,20 @@
 //! What a consumer's client knows of a log without asking.
 
-use super::group::Client;
-use rdkafka::Message as _;
+use super::events::Message;
+use super::group_client::GroupClient;
 use rdkafka::bindings::rd_kafka_get_watermark_offsets;
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::IsError as _;
-use rdkafka::message::BorrowedMessage;
-use std::ffi::CString;
 
 /// The first offset of the log that the message is from, as the broker's last answer said.
 ///
 /// By hand, since the crate has only the question to the broker.
-pub(super) fn known_low(client: &Client, message: &BorrowedMessage<'_>) -> Option<u64> {
-    let topic = CString::new(message.topic()).ok()?;
+pub(super) fn known_low(client: &GroupClient, message: &Message<'_>) -> Option<u64> {
     let (mut low, mut high) = (-1, -1);
     // SAFETY: client and topic live through the call, which writes the two offsets and keeps nothing.
     let code = unsafe {
         rd_kafka_get_watermark_offsets(
-            client.client().native_ptr(),
-            topic.as_ptr(),
+            client.native(),
+            message.topic().as_ptr(),
             message.partition(),
             &raw mut low,
             &raw mut high,

@@ -8,9 +8,10 @@ use super::{Shared, unreachable};
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, Durability, Mark, Partition, Polled, Position,
 };
+use crate::delivery::Lease;
 use crate::foreign;
 use crate::sync::Arc;
-use crate::wait::{Op, Registration};
+use crate::wait::{Op, Registration, after};
 use std::time::{Duration, Instant};
 
 /// A hundred years: what `Instant` holds on every platform.
@@ -53,6 +54,9 @@ impl MemoryConsumer {
         }
         if self.broker.faults.is_unreachable() {
             return Err(BrokerError::Transient(unreachable()));
+        }
+        if self.member.is_cut_off() {
+            return Err(BrokerError::Transient("the member is cut off: a planted fault".to_owned()));
         }
         Ok(())
     }
@@ -111,10 +115,14 @@ impl Consumer for MemoryConsumer {
     fn poll(&mut self, budget: Budget, out: &mut Vec<Polled>) -> Result<(), BrokerError> {
         self.check_reachable()?;
         self.take_events(out);
+        let now = self.broker.clock.now();
+        // It was cut off or expelled, and what it lost by that is told by now.
+        if !self.member.lease().holds(now) {
+            self.group.vouch_for(&self.member, after(now, MAX_DELAY));
+        }
         if self.held.is_empty() {
             return Ok(());
         }
-        let now = self.broker.clock.now();
         let mut room = Room::new(budget);
         self.first = (self.first + 1) % self.held.len();
         for index in (self.first..self.held.len()).chain(0..self.first) {
@@ -134,6 +142,10 @@ impl Consumer for MemoryConsumer {
             self.held[index].next_due = handed_out.unwrap_or(None);
         }
         Ok(())
+    }
+
+    fn lease(&self) -> Lease {
+        self.member.lease().clone()
     }
 
     fn commit(

@@ -2,8 +2,10 @@
 
 use super::topic::Topic;
 use crate::broker::{Partition, Polled, Start};
-use crate::sync::{Arc, Mutex};
+use crate::delivery::Lease;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use std::task::Waker;
+use std::time::Instant;
 
 /// One member of a group, as its group sees it.
 pub(super) struct Member {
@@ -11,6 +13,9 @@ pub(super) struct Member {
     topics: Vec<Arc<Topic>>,
     wake: Waker,
     events: Mutex<Events>,
+    lease: Lease,
+    /// It hears nothing of the group, and the group nothing of it: a planted fault.
+    is_cut_off: AtomicBool,
 }
 
 /// What a member finds at its next poll.
@@ -26,6 +31,15 @@ impl Member {
         let mut events = self.events.lock();
         out.append(&mut events.polled);
         std::mem::take(&mut events.is_expelled)
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    pub(super) fn is_cut_off(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release of `cut_off`, whose wake follows it.
+        self.is_cut_off.load(Ordering::Acquire)
     }
 
     pub(super) fn waker(&self) -> &Waker {
@@ -95,8 +109,14 @@ impl Group {
         let mut state = self.0.lock();
         let slots = topics.iter().map(|topic| state.slot(topic, start)).collect();
         state.last_member += 1;
-        let member =
-            Arc::new(Member { id: state.last_member, topics, wake, events: Mutex::new(Events::default()) });
+        let member = Arc::new(Member {
+            id: state.last_member,
+            topics,
+            wake,
+            events: Mutex::new(Events::default()),
+            lease: Lease::forever(),
+            is_cut_off: AtomicBool::new(false),
+        });
         state.members.push(member.clone());
         (member, slots, state.rebalance())
     }
@@ -136,12 +156,36 @@ impl Group {
                 }
                 matches!(polled, Polled::Lost(_))
             });
+            member.lease.end();
             events.polled.extend(lost.into_iter().map(Polled::Lost));
             events.is_expelled = true;
         }
         let mut to_wake = state.rebalance();
         to_wake.0.push(member.wake.clone());
         Some(to_wake)
+    }
+
+    /// Cuts the member off that joined `index`-th of those that are there, for longer than the group would wait for it,
+    /// or lets it hear of the group again: at its next poll. None: there is no such member.
+    pub(super) fn cut_off(&self, index: usize, is_cut_off: bool) -> Option<ToWake> {
+        let state = self.0.lock();
+        let member = state.members.get(index)?.clone();
+        // ORDERING: Release; see `Member::is_cut_off`.
+        let was_cut_off = member.is_cut_off.swap(is_cut_off, Ordering::Release);
+        if is_cut_off && !was_cut_off {
+            member.lease.end();
+        }
+        drop(state);
+        Some(ToWake(vec![member.wake.clone()]))
+    }
+
+    /// The member heard of the group: what is its own stays so.
+    pub(super) fn vouch_for(&self, member: &Member, until: Instant) {
+        // Locked, so that a member which is cut off meanwhile is not vouched for any more.
+        let _state = self.0.lock();
+        if !member.is_cut_off() {
+            member.lease.extend(until);
+        }
     }
 
     /// An expelled member is back.

@@ -290,6 +290,39 @@ impl MemoryBroker {
         })
     }
 
+    /// Cuts a member of the group off for longer than its session would last, or, with `false`, ends that. While it is cut
+    /// off its polls and settles fail, and its lease is over: it starts no handler, and [`Event::cancellation`] tells those
+    /// that run. Its partitions stay its own until they are taken by [`expel`](Self::expel), as another broker does when a
+    /// session has expired. When it hears of the group again it goes on with what is still its own.
+    ///
+    /// `member` counts the members in the order in which they subscribed, from 0. False: there is no such member.
+    ///
+    /// ```
+    /// use keylane::memory::MemoryBroker;
+    /// use keylane::{Config, Problem};
+    ///
+    /// let broker = MemoryBroker::builder().topic("orders").build();
+    /// let bus = broker.connect(Config::default())?;
+    /// let orders = bus.subscribe_envelopes("orders").group("billing").handle(|_| Ok(()))?;
+    /// orders.ready().wait()?;
+    /// broker.cut_off("billing", 0, true);
+    /// while !orders.health().problems.iter().any(|problem| matches!(problem, Problem::LeaseOver { .. })) {
+    ///     std::thread::sleep(std::time::Duration::from_millis(1));
+    /// }
+    /// broker.cut_off("billing", 0, false);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`Event::cancellation`]: crate::Event::cancellation
+    pub fn cut_off(&self, group: &str, member: usize, is_cut_off: bool) -> bool {
+        let group = self.0.groups.lock().get(group).cloned();
+        let to_wake = group.and_then(|group| group.cut_off(member, is_cut_off));
+        to_wake.is_some_and(|to_wake| {
+            to_wake.wake();
+            true
+        })
+    }
+
     /// Makes the broker fail in chosen ways.
     pub fn faults(&self) -> Faults {
         self.0.faults.clone()
