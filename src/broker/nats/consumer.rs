@@ -94,7 +94,7 @@ impl Consumer for NatsConsumer {
         self.first = (self.first + 1) % topics;
         let (first, taken) = (self.first, &mut self.taken);
         let problem = self.mailbox.with(|state| {
-            state.take_events(out);
+            out.append(&mut state.events);
             let (mut records, mut bytes) = (budget.records, budget.bytes);
             for index in (first..topics).chain(0..first) {
                 let topic = &mut state.topics[index];

@@ -25,6 +25,8 @@ pub(super) struct Keeper {
     mailbox: Arc<Mailbox>,
     topic: u32,
     takeover_after: Duration,
+    /// Of the record that is this one's, when it was taken.
+    fence: u64,
     tell: mpsc::UnboundedSender<Told>,
     leaving: oneshot::Receiver<()>,
     /// Since when nothing comes of what is asked, and whether that was told.
@@ -49,7 +51,7 @@ impl Keeper {
         let takeover_after = record.takeover_after;
         let claim = Claim::new(uuid::Uuid::now_v7().as_u128(), takeover_after, Instant::now());
         let keeper =
-            Self { claim, record, link, mailbox, topic, takeover_after, tell, leaving, failing: None };
+            Self { claim, record, link, mailbox, topic, takeover_after, fence: 0, tell, leaving, failing: None };
         (keeper, Tenure { told, leave: Some(leave) })
     }
 
@@ -92,8 +94,11 @@ impl Keeper {
             }
         };
         let change = self.claim.answered(now, answer);
+        if let Some(Change::Taken { fence, .. }) = change {
+            self.fence = fence;
+        }
         if let Some(until) = self.claim.until() {
-            self.mailbox.vouch(self.topic, until);
+            self.mailbox.vouch(self.topic, self.fence, until);
         }
         self.follow(change);
     }

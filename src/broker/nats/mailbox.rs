@@ -43,46 +43,23 @@ pub(super) struct Topic {
     pub(super) assigned: Option<Partition>,
     pub(super) is_paused: bool,
     pub(super) problem: Option<String>,
-    /// Until when it is this member's; none: it is not.
-    vouched: Option<Instant>,
-    losing: Losing,
-}
-
-/// A topic that another has, as far as the intake knows of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Losing {
-    #[default]
-    No,
-    /// What the intake has of it may not start, so the lease of all topics does not hold.
-    Unknown,
-    /// The last poll has told.
-    Told,
+    /// By which fence it is this member's, and until when; none: it is not.
+    vouched: Option<(u64, Instant)>,
 }
 
 impl MailboxState {
-    /// Takes out what happened since the last poll, which the intake has acted on by now.
-    pub(super) fn take_events(&mut self, out: &mut Vec<Polled>) {
-        for topic in &mut self.topics {
-            if topic.losing == Losing::Told {
-                topic.losing = Losing::No;
-            }
-        }
-        self.renew();
-        for event in self.events.drain(..) {
-            if let Polled::Lost(partition) = event {
-                self.topics[partition.topic as usize].losing = Losing::Told;
-            }
-            out.push(event);
+    fn lose(&mut self, topic: u32) {
+        let topic = &mut self.topics[topic as usize];
+        topic.records.clear();
+        if let Some(partition) = topic.assigned.take() {
+            self.events.push(Polled::Lost(partition));
         }
     }
 
     /// The lease of all ends with the first of those that are vouched for.
     fn renew(&self) {
-        if self.topics.iter().any(|topic| topic.losing != Losing::No) {
-            return;
-        }
-        let Some(until) = self.topics.iter().filter_map(|topic| topic.vouched).min() else { return };
-        // A topic that has come to the others may have a shorter one.
+        let Some(until) = self.topics.iter().filter_map(|topic| Some(topic.vouched?.1)).min() else { return };
+        // A topic that has come to the others may have a shorter one. Rare: it was just taken.
         if self.lease.ends_at().is_some_and(|ends| until < ends) {
             self.lease.end();
         }
@@ -102,10 +79,10 @@ impl Mailbox {
     }
 
     /// The topic is this member's until then.
-    pub(super) fn vouch(&self, topic: u32, until: Instant) {
+    pub(super) fn vouch(&self, topic: u32, fence: u64, until: Instant) {
         let held = self.with(|state| {
             let held = state.lease.holds(Instant::now());
-            state.topics[topic as usize].vouched = Some(until);
+            state.topics[topic as usize].vouched = Some((fence, until));
             state.renew();
             held
         });
@@ -115,29 +92,23 @@ impl Mailbox {
         }
     }
 
-    /// Whether the topic is this member's just now.
-    pub(super) fn is_vouched(&self, topic: u32) -> bool {
+    /// How long the topic is this member's still, by this fence.
+    pub(super) fn vouched_for(&self, topic: u32, fence: u64) -> Duration {
         let now = Instant::now();
-        self.with(|state| state.topics[topic as usize].vouched.is_some_and(|until| now < until))
-    }
-
-    /// How long the topic is this member's still.
-    pub(super) fn vouched_for(&self, topic: u32) -> Duration {
-        let now = Instant::now();
-        let until = self.with(|state| state.topics[topic as usize].vouched);
+        let vouched = self.with(|state| state.topics[topic as usize].vouched);
+        let until = vouched.filter(|(vouched, _)| *vouched == fence).map(|(_, until)| until);
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
-    /// The topic is another's: nothing starts until the intake knows.
+    /// The topic is another's: nothing starts until the intake knows. What was there of it is gone with it.
     pub(super) fn lost(&self, topic: u32) {
         self.with(|state| {
             state.lease.end();
-            let topic = &mut state.topics[topic as usize];
-            topic.vouched = None;
-            if topic.assigned.is_some() {
-                topic.losing = Losing::Unknown;
-            }
+            state.topics[topic as usize].vouched = None;
+            state.lose(topic);
+            state.renew();
         });
+        self.wake.wake_by_ref();
     }
 
     /// The topic is let go, and the intake has nothing of it any more.
@@ -160,9 +131,14 @@ impl Mailbox {
         self.wake.wake_by_ref();
     }
 
-    pub(super) fn assign(&self, partition: Partition, position: Position) {
+    /// By this fence, unless that was lost in this moment and its member has not heard of it yet.
+    pub(super) fn assign(&self, partition: Partition, fence: u64, position: Position) {
         self.with(|state| {
             let topic = &mut state.topics[partition.topic as usize];
+            if topic.vouched.is_none_or(|(vouched, _)| vouched != fence) {
+                return;
+            }
+            topic.records.clear();
             topic.assigned = Some(partition);
             topic.is_paused = false;
             state.events.push(Polled::Assigned(partition, position));
@@ -172,13 +148,7 @@ impl Mailbox {
 
     /// What was there of it is gone with it.
     pub(super) fn lose(&self, topic: u32) {
-        self.with(|state| {
-            let topic = &mut state.topics[topic as usize];
-            topic.records.clear();
-            if let Some(partition) = topic.assigned.take() {
-                state.events.push(Polled::Lost(partition));
-            }
-        });
+        self.with(|state| state.lose(topic));
         self.wake.wake_by_ref();
     }
 

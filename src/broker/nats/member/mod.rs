@@ -80,8 +80,8 @@ pub(super) struct Member {
     pulled: Subscriber,
     ack_inbox: String,
     acked: Subscriber,
-    /// The topic is this one's, or was until its lease ended.
-    owns: bool,
+    /// By which fence the topic is this one's, or was until its lease ended.
+    fence: Option<u64>,
     gate: Gate<Incoming>,
     demand: Demand,
     /// Where each message in hand, or held by the gate, is acknowledged.
@@ -185,7 +185,7 @@ impl Member {
             pulled,
             ack_inbox,
             acked,
-            owns: false,
+            fence: None,
             gate: Gate::new(),
             demand,
             replies: HashMap::default(),
@@ -241,7 +241,12 @@ impl Member {
 
     /// Whether the topic is this one's just now: nothing is asked of its consumer, and nothing said to it, otherwise.
     fn may_act(&self) -> bool {
-        self.owns && self.is_up() && self.setup.mailbox.is_vouched(self.setup.topic.0)
+        self.is_up() && !self.vouched_for().is_zero()
+    }
+
+    /// How long the topic is this one's still.
+    fn vouched_for(&self) -> Duration {
+        self.fence.map_or(Duration::ZERO, |fence| self.setup.mailbox.vouched_for(self.setup.topic.0, fence))
     }
 
     async fn told(&mut self, told: Told) {
@@ -252,7 +257,7 @@ impl Member {
                     foreign::info!(topic, consumer = group, "the active instance is gone; it is taken over");
                 }
                 foreign::info!(topic, consumer = group, fence, "this instance is the active one of its group");
-                (self.owns, self.is_heir) = (true, from_silent);
+                (self.fence, self.is_heir) = (Some(fence), from_silent);
                 self.carry_out(Action::Inspect).await;
             }
             // Acknowledgements were kept, and pulls have ended.
@@ -263,7 +268,7 @@ impl Member {
                     consumer = self.setup.wanted.name,
                     "another instance of the group is the active one now"
                 );
-                self.owns = false;
+                self.fence = None;
                 self.timers = Timers::default();
                 self.reset_inbox().await;
                 let others = "another instance of the group owns the topic now".to_owned();
@@ -271,7 +276,7 @@ impl Member {
                 self.lose();
                 self.problem(None);
             }
-            Told::Change(Change::Released) => self.owns = false,
+            Told::Change(Change::Released) => self.fence = None,
             Told::Problem(problem) => self.set_problem(1, problem),
         }
     }
@@ -354,7 +359,7 @@ impl Member {
     async fn message(&mut self, message: Message) -> Action<Incoming> {
         let delivery = message.reply.as_ref().and_then(|reply| Delivery::of(reply));
         let (Some(mut delivery), None) = (delivery, message.status) else { return self.status(&message) };
-        if !self.owns {
+        if self.fence.is_none() {
             // Of a pull that reached the server when another owned the topic already: it comes to that one again.
             return Action::Nothing;
         }
@@ -410,7 +415,7 @@ impl Member {
     async fn open(&mut self, mut held: Vec<Incoming>) {
         self.problem(None);
         let topic = self.setup.topic.0;
-        if !self.is_assigned {
+        if let Some(fence) = self.fence.filter(|_| !self.is_assigned) {
             // Noted before anything of it can start.
             self.inherit(&held).await;
             self.is_assigned = true;
@@ -426,7 +431,7 @@ impl Member {
                     "what was delivered before and not acknowledged is handled first, in its order"
                 );
             }
-            self.setup.mailbox.assign(partition, Position { watermark, ahead: Vec::new() });
+            self.setup.mailbox.assign(partition, fence, Position { watermark, ahead: Vec::new() });
         }
         for incoming in &mut held {
             incoming.delivery.times = self.tries.of(incoming.delivery.sequence);

@@ -45,7 +45,7 @@ impl Member {
     /// when another owns the topic. It would go on to take what is delivered.
     fn pull_for(&self) -> Duration {
         let third = self.setup.takeover_after / 3;
-        self.setup.mailbox.vouched_for(self.setup.topic.0).min(third).min(LONGEST_PULL)
+        self.vouched_for().min(third).min(LONGEST_PULL)
     }
 
     async fn pull(&mut self, purpose: Purpose, request: Request, expires: Option<Duration>) {
