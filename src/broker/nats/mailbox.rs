@@ -164,3 +164,55 @@ impl Mailbox {
         self.wake.wake_by_ref();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn assigned(mailbox: &Mailbox) -> Vec<bool> {
+        mailbox.with(|state| state.topics.iter().map(|topic| topic.assigned.is_some()).collect())
+    }
+
+    #[test]
+    fn one_lease_ends_with_the_first_of_all_topics_that_are_owned() {
+        let mailbox = Mailbox::new(2, Waker::noop().clone());
+        let (lease, now) = (mailbox.lease(), Instant::now());
+        mailbox.vouch(0, 7, now + 9 * SECOND);
+        assert!(lease.holds(now + 8 * SECOND), "the other topic is not owned");
+        mailbox.vouch(1, 3, now + 5 * SECOND);
+        lease.heard(lease.ends());
+        assert!(lease.holds(now + 4 * SECOND) && !lease.holds(now + 6 * SECOND));
+        // Lost, and nobody has heard of it: what is here of it may start under no lease.
+        mailbox.lost(1);
+        mailbox.vouch(0, 7, now + 20 * SECOND);
+        assert!(!lease.holds(now));
+        lease.heard(lease.ends());
+        assert!(lease.holds(now + 19 * SECOND));
+        mailbox.left(0);
+        assert!(!lease.holds(now));
+    }
+
+    #[test]
+    fn a_topic_that_was_lost_is_not_assigned_by_the_fence_of_before() {
+        let mailbox = Mailbox::new(1, Waker::noop().clone());
+        let until = Instant::now() + 9 * SECOND;
+        let assign = |fence, generation| {
+            let partition = Partition { topic: 0, partition: 0, generation };
+            mailbox.assign(partition, fence, Position { watermark: 1, ahead: Vec::new() });
+        };
+        assign(7, 1);
+        assert_eq!(assigned(&mailbox), [false], "it is not this one's");
+        mailbox.vouch(0, 7, until);
+        assign(7, 2);
+        assert_eq!(assigned(&mailbox), [true]);
+        mailbox.lost(0);
+        mailbox.vouch(0, 9, until);
+        assign(7, 3);
+        assert_eq!(assigned(&mailbox), [false], "its member has not heard that it is another tenure");
+        assert!(mailbox.vouched_for(0, 7).is_zero() && !mailbox.vouched_for(0, 9).is_zero());
+        let told = mailbox.with(|state| state.events.len());
+        assert_eq!(told, 2, "assigned, and lost");
+    }
+}
