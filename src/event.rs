@@ -195,6 +195,30 @@ impl Event {
         self.deadline
     }
 
+    /// A number that grows with each owner of the record's partition, to guard a write with: where the number of the last
+    /// write is kept beside what was written, and a write with a lower one is refused, a handler that goes on after its
+    /// member has lost the partition changes nothing.
+    ///
+    /// It compares within a topic, a partition and a group. In memory it is the group's own count; on Kafka the generation
+    /// of the group (the epoch of the member with KIP-848) in which the partition came, which begins anew when the group is
+    /// deleted; on JetStream the sequence under which the topic's lease was taken, which begins anew when the stream
+    /// `KEYLANE_LEASES` is deleted. None where the broker has no such number.
+    ///
+    /// ```
+    /// use keylane::{Event, HandlerError};
+    ///
+    /// fn book(event: &Event, execute: impl Fn(&str, u64) -> Result<u64, HandlerError>) -> Result<(), HandlerError> {
+    ///     let fence = event.fence().ok_or_else(|| HandlerError::terminal("a broker without a fence"))?;
+    ///     match execute("UPDATE balance SET cents = cents - 995, fence = $1 WHERE id = 7 AND fence <= $1", fence)? {
+    ///         0 => Err("another owner has written".into()),
+    ///         _ => Ok(()),
+    ///     }
+    /// }
+    /// ```
+    pub fn fence(&self) -> Option<u64> {
+        self.assignment().fence
+    }
+
     /// Tells when the result is not wanted any more.
     ///
     /// ```

@@ -196,6 +196,12 @@ pub(crate) trait Consumer: Send {
         Lease::forever()
     }
 
+    /// A number of the partition's ownership by which each owner has a greater one than those before it, in whichever
+    /// process they were; none where there is no such number. Asked when the partition was assigned.
+    fn fence(&self, _partition: Partition) -> Option<u64> {
+        None
+    }
+
     /// A record is over. Only for brokers that want to hear it of each; positions come by [`commit`](Self::commit).
     fn settled(&mut self, _partition: Partition, _offset: u64) {}
 

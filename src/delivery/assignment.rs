@@ -31,6 +31,8 @@ pub(crate) struct Assignment {
     pub(crate) id: Partition,
     /// That of the member.
     pub(crate) lease: Lease,
+    /// Grows whenever the partition gets another owner, over all members of the group; none: the backend has no such number.
+    pub(crate) fence: Option<u64>,
     /// Of the attempts that began before the lease was over for the first time.
     pub(crate) cancellation: Cancellation,
     /// Of those that begin since then.
@@ -41,11 +43,12 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    pub(crate) fn new(topic: Arc<str>, id: Partition, lease: Lease) -> Self {
+    pub(crate) fn new(topic: Arc<str>, id: Partition, lease: Lease, fence: Option<u64>) -> Self {
         Self {
             topic,
             id,
             lease,
+            fence,
             cancellation: Cancellation::default(),
             later: Mutex::default(),
             has_lapsed: AtomicBool::new(false),
@@ -106,7 +109,7 @@ mod tests {
 
     fn assignment() -> Assignment {
         let id = Partition { topic: 0, partition: 0, generation: 1 };
-        Assignment::new("orders".into(), id, Lease::forever())
+        Assignment::new("orders".into(), id, Lease::forever(), None)
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod false_acks;
 mod keys;
 mod load;
 mod logs;
+mod ownership;
 mod positions;
 mod rebalance;
 mod security;

@@ -2,8 +2,7 @@
 
 use super::beginning::{Begin, begin};
 use super::commits::TopicPartition;
-use super::group::{Group, LOOK};
-use super::group_client::GroupClient;
+use super::group::{Client, Group, LOOK};
 use super::topics;
 use crate::broker::Start;
 use crate::foreign;
@@ -18,7 +17,7 @@ impl Group {
     /// Where each partition begins, asked until it is known. None if it is not wanted any more.
     pub(super) fn positions(
         &self,
-        client: &GroupClient,
+        client: &Client,
         list: &TopicPartitionList,
     ) -> Option<Vec<(TopicPartition, Begin)>> {
         let mut shown = false;
@@ -47,7 +46,7 @@ impl Group {
 
     fn ask_positions(
         &self,
-        client: &GroupClient,
+        client: &Client,
         list: &TopicPartitionList,
     ) -> KafkaResult<Vec<(TopicPartition, Begin)>> {
         if list.count() == 0 {

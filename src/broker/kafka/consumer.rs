@@ -94,6 +94,10 @@ impl Consumer for KafkaConsumer {
         self.handoff.lease.clone()
     }
 
+    fn fence(&self, partition: Partition) -> Option<u64> {
+        self.handoff.state.lock().fences.get(&(partition.topic, partition.partition)).copied()
+    }
+
     fn commit(
         &mut self,
         partition: Partition,

@@ -1,10 +1,9 @@
 //! What the client of a member finds in its queue: records, partitions that come and go, answers to commits, errors, lines
 //! of its log.
 
-use super::group_client::GroupClient;
+use super::group_client::{GroupClient, GroupContext};
 use super::session;
 use crate::foreign;
-use rdkafka::ClientContext as _;
 use rdkafka::bindings::{
     RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT, RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_FETCH, RD_KAFKA_EVENT_LOG,
     RD_KAFKA_EVENT_OFFSET_COMMIT, RD_KAFKA_EVENT_REBALANCE, rd_kafka_event_destroy, rd_kafka_event_error,
@@ -32,7 +31,7 @@ pub(super) enum Found<'a> {
     Failed(RDKafkaErrorCode, String),
 }
 
-impl GroupClient {
+impl<C: GroupContext> GroupClient<C> {
     /// Takes the next thing out of the queue, and does what it asks for. Blocks for as long as that takes.
     pub(super) fn look(&self) -> Found<'_> {
         self.look_for(0)
@@ -55,7 +54,7 @@ impl GroupClient {
             RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT => {
                 // SAFETY: it is the event of an answer to such a question.
                 let answer = unsafe { session::answer(event.ptr()) };
-                self.context().life.session_answered(answer);
+                self.context().life().session_answered(answer);
             }
             _ => {}
         }
@@ -70,7 +69,7 @@ impl GroupClient {
             let code = RDKafkaErrorCode::from(code);
             return Found::Failed(code, if reason.is_empty() { code.to_string() } else { reason });
         }
-        foreign::debug!(?code, reason, group = &*self.context().spec().group, "the consumer says");
+        foreign::debug!(?code, reason, group = self.context().group(), "the consumer says");
         Found::Served
     }
 
@@ -80,9 +79,9 @@ impl GroupClient {
             list.add_partition(&topic, partition);
         }
         if event.code() == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.context().assign(self, &list);
+            self.context().came(self, &list);
         } else {
-            self.context().revoke(self, &list);
+            self.context().go(self, &list);
         }
     }
 
@@ -171,7 +170,7 @@ pub(super) struct Message<'a> {
     /// The event's own.
     message: NonNull<rd_kafka_message_t>,
     _event: Event,
-    _client: PhantomData<&'a GroupClient>,
+    _client: PhantomData<&'a ()>,
 }
 
 impl Message<'_> {

@@ -4,7 +4,7 @@ use super::beginning::Begin;
 use super::broker_health::Kind;
 use super::client;
 use super::commits::{Answer, TopicPartition};
-use super::group_client::GroupClient;
+use super::group_client::{GroupClient, GroupContext};
 use super::handoff::Handoff;
 use super::life::Life;
 use super::properties::Properties;
@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(6);
 /// How often it is looked whether a partition that is being drained was lost meanwhile.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) type Client = GroupClient<Group>;
 
 /// A partition that the client fetches from.
 pub(super) struct Assigned {
@@ -114,6 +116,57 @@ impl ClientContext for Group {
     }
 }
 
+impl GroupContext for Group {
+    fn group(&self) -> &str {
+        &self.spec().group
+    }
+
+    fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    fn came(&self, client: &Client, list: &TopicPartitionList) {
+        self.assign(client, list);
+    }
+
+    fn go(&self, client: &Client, list: &TopicPartitionList) {
+        self.revoke(client, list);
+    }
+
+    fn commit_answered(
+        &self,
+        result: &KafkaResult<()>,
+        answers: Vec<(String, i32, KafkaResult<()>)>,
+    ) {
+        let partitions = self.own.lock().partitions();
+        let mut state = self.handoff.state.lock();
+        let mut errors =
+            answers.iter().map(|(.., answer)| answer).chain([result]).filter_map(|answer| answer.as_ref().err());
+        if errors.any(is_out) {
+            self.life.ended();
+        }
+        if !state.commits.is_expected() {
+            return;
+        }
+        let answers: BTreeMap<TopicPartition, KafkaResult<()>> = answers
+            .into_iter()
+            .filter_map(|(topic, partition, answer)| Some((self.place(&topic, partition)?, answer)))
+            .collect();
+        let answer = |place| {
+            let own = answers.get(&place).and_then(|answer| answer.as_ref().err());
+            let failed = own.or(result.as_ref().err());
+            failed.map_or(Answer::Committed, failed_commit)
+        };
+        let report = state.commits.answered(answer, Instant::now());
+        let has_committed = report.has_committed;
+        let told = state.committed(report, &partitions);
+        drop(state);
+        self.own.lock().has_worked |= has_committed;
+        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
+        self.handoff.wake_subscription();
+    }
+}
+
 impl Own {
     fn partitions(&self) -> Vec<Partition> {
         self.assigned.iter().map(|assigned| assigned.partition).collect()
@@ -170,7 +223,7 @@ impl Group {
     }
 
     /// Partitions come: finds where each begins, and has the client fetch from there.
-    pub(super) fn assign(&self, client: &GroupClient, list: &TopicPartitionList) {
+    fn assign(&self, client: &Client, list: &TopicPartitionList) {
         if list.count() > 0 && !client.assignment_lost() {
             self.life.assigned();
         }
@@ -188,18 +241,21 @@ impl Group {
             self.own.lock().heard.push((Kind::Group, format!("partitions could not be taken: {error}")));
             return;
         }
-        let now = Instant::now();
+        let (now, fence) = (Instant::now(), client.generation());
         let mut own = self.own.lock();
         let mut state = self.handoff.state.lock();
         for ((topic, partition), Begin { position, gone, .. }) in positions {
             state.generations += 1;
             let partition = Partition { topic, partition, generation: state.generations };
             let next = position.watermark;
+            let place = (topic, partition.partition);
+            state.fences.remove(&place);
+            state.fences.extend(fence.map(|fence| (place, fence)));
             state.mailbox.assign(partition, position);
             if let Some(gone) = gone {
                 state.mailbox.push_event(Polled::Gone(partition, gone));
             }
-            own.had.insert((topic, partition.partition));
+            own.had.insert(place);
             own.assigned.push(Assigned { partition, next, watch: Watch::new(now), is_stopped: false });
         }
         own.changed();
@@ -210,7 +266,7 @@ impl Group {
     }
 
     /// Partitions go: has the subscription finish what started and commit, while heartbeats go on without this thread.
-    pub(super) fn revoke(&self, client: &GroupClient, list: &TopicPartitionList) {
+    fn revoke(&self, client: &Client, list: &TopicPartitionList) {
         let places = self.places(list);
         let mut going = self.own.lock().take(&places);
         if self.is_closing() {
@@ -249,7 +305,7 @@ impl Group {
         self.handoff.wake_subscription();
     }
 
-    fn drain(&self, client: &GroupClient, going: &[Assigned]) {
+    fn drain(&self, client: &Client, going: &[Assigned]) {
         let until = Instant::now() + self.spec().drain_timeout + GRACE;
         let mut held: Vec<Partition> = Vec::new();
         {
@@ -316,7 +372,7 @@ impl Group {
     }
 
     /// Commits what is wanted and waits for the answer.
-    fn commit_now(&self, client: &GroupClient, partitions: &[Partition]) {
+    fn commit_now(&self, client: &Client, partitions: &[Partition]) {
         let Some(list) = self.next_commit() else { return };
         let answer = match client.commit(&list) {
             Ok(()) => Answer::Committed,
@@ -337,7 +393,7 @@ impl Group {
     }
 
     /// Commits what is wanted; the answer comes by a poll.
-    pub(super) fn commit_later(&self, client: &GroupClient) {
+    pub(super) fn commit_later(&self, client: &Client) {
         let Some(list) = self.next_commit() else { return };
         let Err(error) = client.begin_commit(&list) else { return };
         let partitions = self.own.lock().partitions();
@@ -347,40 +403,6 @@ impl Group {
             let report = state.commits.answered(|_| answer.clone(), Instant::now());
             state.committed(report, &partitions)
         };
-        told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
-        self.handoff.wake_subscription();
-    }
-
-    /// An answer has come to what was committed later: of all of it, and of each partition.
-    pub(super) fn commit_answered(
-        &self,
-        result: &KafkaResult<()>,
-        answers: Vec<(String, i32, KafkaResult<()>)>,
-    ) {
-        let partitions = self.own.lock().partitions();
-        let mut state = self.handoff.state.lock();
-        let mut errors =
-            answers.iter().map(|(.., answer)| answer).chain([result]).filter_map(|answer| answer.as_ref().err());
-        if errors.any(is_out) {
-            self.life.ended();
-        }
-        if !state.commits.is_expected() {
-            return;
-        }
-        let answers: BTreeMap<TopicPartition, KafkaResult<()>> = answers
-            .into_iter()
-            .filter_map(|(topic, partition, answer)| Some((self.place(&topic, partition)?, answer)))
-            .collect();
-        let answer = |place| {
-            let own = answers.get(&place).and_then(|answer| answer.as_ref().err());
-            let failed = own.or(result.as_ref().err());
-            failed.map_or(Answer::Committed, failed_commit)
-        };
-        let report = state.commits.answered(answer, Instant::now());
-        let has_committed = report.has_committed;
-        let told = state.committed(report, &partitions);
-        drop(state);
-        self.own.lock().has_worked |= has_committed;
         told.into_iter().for_each(|(waiter, result)| waiter.complete(result));
         self.handoff.wake_subscription();
     }

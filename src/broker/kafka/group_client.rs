@@ -4,7 +4,6 @@
 //! group's coordinator was last heard of.
 
 use super::client;
-use super::group::Group;
 use super::life::Life;
 use super::properties::Properties;
 use crate::sync::Arc;
@@ -12,12 +11,15 @@ use rdkafka::bindings::{
     RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH, RD_KAFKA_EVENT_OFFSET_COMMIT,
     RD_KAFKA_EVENT_REBALANCE, rd_kafka_assign,
     rd_kafka_assignment_lost, rd_kafka_commit, rd_kafka_commit_queue, rd_kafka_committed,
-    rd_kafka_conf_set_events, rd_kafka_consumer_close_queue, rd_kafka_consumer_closed, rd_kafka_error_code,
+    rd_kafka_conf_set_events, rd_kafka_consumer_close_queue, rd_kafka_consumer_closed,
+    rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
+    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_error_code,
     rd_kafka_error_destroy, rd_kafka_error_t, rd_kafka_incremental_assign, rd_kafka_incremental_unassign,
     rd_kafka_pause_partitions, rd_kafka_poll_set_consumer, rd_kafka_position, rd_kafka_queue_cb_event_enable,
     rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_rebalance_protocol,
     rd_kafka_resume_partitions, rd_kafka_seek_partitions, rd_kafka_subscribe, rd_kafka_t,
 };
+use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError as _, KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -35,10 +37,26 @@ const EVENTS: i32 = RD_KAFKA_EVENT_REBALANCE
 /// How long one look lasts at a client that closes.
 const CLOSING_MS: i32 = 100;
 
+/// Who hears what the client of a member found, inside the look that found it.
+pub(super) trait GroupContext: ClientContext + Sized {
+    fn group(&self) -> &str;
+
+    fn life(&self) -> &Arc<Life>;
+
+    /// Partitions came; to be answered by [`GroupClient::assign`].
+    fn came(&self, client: &GroupClient<Self>, list: &TopicPartitionList);
+
+    /// Partitions go; to be answered by [`GroupClient::unassign`].
+    fn go(&self, client: &GroupClient<Self>, list: &TopicPartitionList);
+
+    /// A commit that was begun has an answer: as a whole, and by topic and partition.
+    fn commit_answered(&self, result: &KafkaResult<()>, answers: Vec<(String, i32, KafkaResult<()>)>);
+}
+
 /// Owned by the thread of its member, which alone calls it. Dropping it leaves the group: it blocks for as long as that
 /// takes.
-pub(super) struct GroupClient {
-    client: Client<Group>,
+pub(super) struct GroupClient<C: GroupContext> {
+    client: Client<C>,
     queue: NonNull<rd_kafka_queue_t>,
     /// In a place of its own, which the queue knows.
     _waker: Box<Waker>,
@@ -52,16 +70,16 @@ unsafe extern "C" fn wake(_: *mut rd_kafka_t, waker: *mut c_void) {
     waker.wake_by_ref();
 }
 
-impl GroupClient {
+impl<C: GroupContext> GroupClient<C> {
     /// `waker` is woken whenever [`look`](Self::look) may find something.
-    pub(super) fn new(properties: &Properties, group: Group, waker: Waker) -> KafkaResult<Self> {
+    pub(super) fn new(properties: &Properties, context: C, waker: Waker) -> KafkaResult<Self> {
         let configuration = client::configuration(properties);
         let native = configuration.create_native_config()?;
         // SAFETY: the configuration lives, and becomes the client's below.
         unsafe { rd_kafka_conf_set_events(native.ptr(), EVENTS) };
-        let life = group.life.clone();
+        let life = context.life().clone();
         life.watch(&native)?;
-        let client = Client::new(&configuration, native, RDKafkaType::RD_KAFKA_CONSUMER, group)?;
+        let client = Client::new(&configuration, native, RDKafkaType::RD_KAFKA_CONSUMER, context)?;
         // SAFETY: the client lives. What comes by its main queue comes by that of the consumer from here on.
         checked(unsafe { rd_kafka_poll_set_consumer(client.native_ptr()) })?;
         // SAFETY: the client lives, and the reference to its queue is given back when this is dropped.
@@ -75,11 +93,11 @@ impl GroupClient {
         Ok(Self { client, queue, _waker: waker, _life: life })
     }
 
-    pub(super) fn client(&self) -> &Client<Group> {
+    pub(super) fn client(&self) -> &Client<C> {
         &self.client
     }
 
-    pub(super) fn context(&self) -> &Group {
+    pub(super) fn context(&self) -> &C {
         self.client.context()
     }
 
@@ -136,6 +154,21 @@ impl GroupClient {
         let protocol = unsafe { rd_kafka_rebalance_protocol(self.native()) };
         // SAFETY: as above.
         (!protocol.is_null()).then(|| unsafe { CStr::from_ptr(protocol) })?.to_str().ok()
+    }
+
+    /// The generation of the group that the member is in, or, by KIP-848, its own epoch: both grow with each change of who
+    /// has what. The client's main thread answers that.
+    pub(super) fn generation(&self) -> Option<u64> {
+        // SAFETY: the client lives; what it answers is nothing, or ours to destroy.
+        unsafe {
+            let metadata = rd_kafka_consumer_group_metadata(self.native());
+            if metadata.is_null() {
+                return None;
+            }
+            let generation = rd_kafka_consumer_group_metadata_generation_id(metadata);
+            rd_kafka_consumer_group_metadata_destroy(metadata);
+            u64::try_from(generation).ok()
+        }
     }
 
     /// Whether the partitions are somebody else's already.
@@ -196,7 +229,7 @@ impl GroupClient {
     }
 }
 
-impl Drop for GroupClient {
+impl<C: GroupContext> Drop for GroupClient<C> {
     fn drop(&mut self) {
         // SAFETY: the queue is ours. Disabling takes the lock under which the callback is called, so none is under way
         // behind it.

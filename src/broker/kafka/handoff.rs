@@ -7,6 +7,7 @@ use crate::broker::{Budget, ConsumerSpec, Partition, Polled};
 use crate::delivery::Lease;
 use crate::sync::{Mutex, OnceLock};
 use crate::wait::Promise;
+use std::collections::HashMap;
 use std::task::Waker;
 
 /// Who waits for a commit.
@@ -43,6 +44,8 @@ pub(super) struct HandoffState {
     pub(super) is_closing: bool,
     /// How many assignments there were.
     pub(super) generations: u64,
+    /// The group's generation, or the member's epoch, in which each partition came last.
+    pub(super) fences: HashMap<TopicPartition, u64>,
 }
 
 impl Handoff {
@@ -59,6 +62,7 @@ impl Handoff {
             is_stopping_changed: false,
             is_closing: false,
             generations: 0,
+            fences: HashMap::new(),
         };
         Self {
             spec,

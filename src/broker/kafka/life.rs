@@ -1,7 +1,6 @@
 //! What the client's threads hear of the group's coordinator, and the lease that follows from it.
 
 use super::handoff::Handoff;
-use super::session::{self, Answer};
 use super::vouching::Vouching;
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
@@ -26,6 +25,19 @@ const USUAL_SESSION: Duration = Duration::from_secs(45);
 const SESSION_WITHIN: Duration = Duration::from_secs(2);
 /// How often they are asked: an operator may change it.
 const SESSION_EVERY: Duration = Duration::from_secs(60);
+
+/// What the brokers call a group's session.
+pub(super) const SETTING: &str = "consumer.session.timeout.ms";
+
+/// What the brokers say of a group's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Session(Duration),
+    /// They will not say it, for this reason.
+    Refused(String),
+    /// Worth another try.
+    Unanswered,
+}
 
 /// The life of one client in its group.
 pub(super) struct Life {
@@ -113,7 +125,7 @@ impl Life {
                         group = &*self.handoff.spec.group,
                         reason,
                         assumed = ?USUAL_SESSION,
-                        setting = session::SETTING,
+                        setting = SETTING,
                         "the brokers do not say how long the group waits for a silent member, so their default is assumed; \
                          where it is shorter, two members may handle one key for a moment: allow DescribeConfigs on the group"
                     );

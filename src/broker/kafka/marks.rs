@@ -6,8 +6,7 @@
 
 use super::client;
 use super::commits::TopicPartition;
-use super::group::Group;
-use super::group_client::GroupClient;
+use super::group::{Client, Group};
 use super::properties::Properties;
 use super::question::{Asked, Marks, Question};
 use super::topics;
@@ -32,7 +31,7 @@ type Offsets = HashMap<TopicPartition, u64>;
 impl Group {
     /// Up to where all was handed over of the partitions that are here. The client's position passes what is no record,
     /// like the end of a transaction, which no ledger hears of.
-    pub(super) fn passed(&self, client: &GroupClient) -> Offsets {
+    pub(super) fn passed(&self, client: &Client) -> Offsets {
         let here = self.list(self.own.lock().assigned.iter().map(|assigned| assigned.partition));
         let passed = client.position(here).and_then(|list| offsets_of(&list, &self.spec().topics));
         let mut passed = passed.unwrap_or_default();

@@ -5,8 +5,7 @@ use super::broker_health::{BrokerHealth, Kind, Sign};
 use super::events::{Found, Message};
 use super::fencing::{Failure, Renewals};
 use super::flow::{Flow, Turn};
-use super::group::Group;
-use super::group_client::GroupClient;
+use super::group::{Client, Group};
 use super::handoff::Handoff;
 use super::headers::each_header;
 use super::marks::Asker;
@@ -109,7 +108,7 @@ fn rest_from(setup: &Setup, parker: &Parker, failure: Failure, rest: Duration) -
 struct Member {
     handoff: Arc<Handoff>,
     parker: Arc<Parker>,
-    client: GroupClient,
+    client: Client,
     flow: Flow,
     health: BrokerHealth,
     /// How long one asking of the brokers takes at most.
@@ -131,7 +130,7 @@ impl Member {
     /// `trouble`: what the client before this one failed of.
     fn new(setup: &Setup, parker: &Arc<Parker>, trouble: Option<&str>) -> Result<Self, KafkaError> {
         let group = Group::new(setup.handoff.clone(), parker.clone(), setup.properties.clone());
-        let client = GroupClient::new(&setup.properties, group, parker.waker().clone())?;
+        let client = Client::new(&setup.properties, group, parker.waker().clone())?;
         let mut health = BrokerHealth::default();
         if let Some(trouble) = trouble {
             health.heard(Kind::Group, trouble, Instant::now());
@@ -407,7 +406,7 @@ impl Member {
 /// Copies a record that is expected. Whether the arena is full.
 fn take(
     arena: &mut Arena,
-    client: &GroupClient,
+    client: &Client,
     handoff: &Handoff,
     message: &Message<'_>,
     now: Instant,

@@ -1,6 +1,7 @@
 //! For how long a group of KIP-848 waits for a silent member, which is the brokers' to say.
 
-use super::group_client::GroupClient;
+use super::group_client::{GroupClient, GroupContext};
+use super::life::{Answer, SETTING};
 use rdkafka::bindings::{
     rd_kafka_ConfigEntry_name, rd_kafka_ConfigEntry_value, rd_kafka_ConfigResource_configs,
     rd_kafka_ConfigResource_destroy, rd_kafka_ConfigResource_error, rd_kafka_ConfigResource_new,
@@ -12,21 +13,9 @@ use std::ffi::{CStr, CString};
 use std::time::Duration;
 use std::{ptr, slice};
 
-/// What it is called among a group's settings.
-pub(super) const SETTING: &str = "consumer.session.timeout.ms";
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
-    Session(Duration),
-    /// They will not say it, for this reason.
-    Refused(String),
-    /// Worth another try.
-    Unanswered,
-}
-
 /// Asks the brokers; the answer is found in the client's queue.
-pub(super) fn ask(client: &GroupClient) {
-    let Ok(group) = CString::new(&*client.context().spec().group) else { return };
+pub(super) fn ask<C: GroupContext>(client: &GroupClient<C>) {
+    let Ok(group) = CString::new(client.context().group()) else { return };
     // SAFETY: the name lives through the call, which copies it.
     let mut resource = unsafe {
         rd_kafka_ConfigResource_new(rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_GROUP, group.as_ptr())

@@ -1,7 +1,7 @@
 //! What is done about a partition of which nothing arrives, and about one whose log is not what it was.
 
 use super::broker_health::Kind;
-use super::group_client::GroupClient;
+use super::group::Client;
 use super::handoff::Handoff;
 use super::stall::Finding;
 use super::topics::log_end;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Asks about one partition that was quiet for long: fetches anew where there is more than arrived, and goes on with
 /// what is there where the log is not what it was. The answer may take up to the limit.
-pub(super) fn find_stalled(client: &GroupClient, handoff: &Handoff, now: Instant, limit: Duration) {
+pub(super) fn find_stalled(client: &Client, handoff: &Handoff, now: Instant, limit: Duration) {
     let group = client.context();
     let quiet = {
         let own = group.own.lock();
@@ -73,7 +73,7 @@ pub(super) fn find_stalled(client: &GroupClient, handoff: &Handoff, now: Instant
 }
 
 /// The partition's log is another one: what is known of the one before means nothing in it.
-fn begin_anew(client: &GroupClient, handoff: &Handoff, before: Partition, next: u64, (low, end): (u64, u64)) {
+fn begin_anew(client: &Client, handoff: &Handoff, before: Partition, next: u64, (low, end): (u64, u64)) {
     let reason = format!(
         "the log ends at {end} and {next} was to come next: the log was cut, or its topic made anew; it is handled \
          from its first record"

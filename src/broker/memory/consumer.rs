@@ -148,6 +148,11 @@ impl Consumer for MemoryConsumer {
         self.member.lease().clone()
     }
 
+    /// The group counts the owners of each partition.
+    fn fence(&self, partition: Partition) -> Option<u64> {
+        Some(partition.generation)
+    }
+
     fn commit(
         &mut self,
         partition: Partition,

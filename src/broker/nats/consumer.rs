@@ -136,6 +136,14 @@ impl Consumer for NatsConsumer {
         self.mailbox.lease()
     }
 
+    fn fence(&self, partition: Partition) -> Option<u64> {
+        self.mailbox.with(|state| {
+            let topic = &state.topics[partition.topic as usize];
+            // What was lost meanwhile is heard of before anything of it starts.
+            (topic.assigned == Some(partition)).then_some(topic.fence)
+        })
+    }
+
     fn settled(&mut self, partition: Partition, offset: u64) {
         self.member(partition).settled.push((partition.generation, offset));
     }

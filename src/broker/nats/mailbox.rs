@@ -41,6 +41,8 @@ pub(super) struct Topic {
     pub(super) records: VecDeque<Incoming>,
     /// As it was told to the intake last, and while it has it.
     pub(super) assigned: Option<Partition>,
+    /// By which fence it was assigned last.
+    pub(super) fence: u64,
     pub(super) is_paused: bool,
     pub(super) problem: Option<String>,
     /// By which fence it is this member's, and until when; none: it is not.
@@ -139,7 +141,7 @@ impl Mailbox {
                 return;
             }
             topic.records.clear();
-            topic.assigned = Some(partition);
+            (topic.assigned, topic.fence) = (Some(partition), fence);
             topic.is_paused = false;
             state.events.push(Polled::Assigned(partition, position));
         });
