@@ -27,6 +27,8 @@ struct Entry {
     who: u32,
     key: String,
     n: u64,
+    /// Of the owner that it was started by.
+    fence: u64,
 }
 
 /// What handlers of all members did, in its order.
@@ -48,7 +50,7 @@ impl Diary {
     /// Starts of a key while another member was at it.
     fn overlaps(&self) -> usize {
         let (mut running, mut overlaps) = (HashMap::<&str, Vec<(u32, u64)>>::new(), 0);
-        for Entry { is_start, who, key, n } in &self.0 {
+        for Entry { is_start, who, key, n, .. } in &self.0 {
             let running = running.entry(key).or_default();
             if *is_start {
                 overlaps += usize::from(running.iter().any(|(other, _)| other != who));
@@ -64,6 +66,11 @@ impl Diary {
     fn changes(&self) -> usize {
         let starts: Vec<u32> = self.0.iter().filter(|entry| entry.is_start).map(|entry| entry.who).collect();
         starts.windows(2).filter(|pair| pair[0] != pair[1]).count()
+    }
+
+    /// Whether each owner's fence is greater than those before.
+    fn fences_grow(&self) -> bool {
+        self.0.iter().filter(|entry| entry.is_start).is_sorted_by_key(|entry| entry.fence)
     }
 
     /// The first effects, in the order of each key; how many there were.
@@ -83,8 +90,9 @@ fn member(bus: &Bus, who: u32, diary: &Shared, work: Duration) -> Subscription {
     let subscription = builder
         .handle(move |event| {
             let (key, n) = (event.aggregate_id().unwrap_or_default().to_owned(), number(event));
+            let fence = event.fence().expect("JetStream has one");
             let note = |is_start| {
-                diary.lock().unwrap().0.push(Entry { is_start, who, key: key.clone(), n });
+                diary.lock().unwrap().0.push(Entry { is_start, who, key: key.clone(), n, fence });
             };
             note(true);
             std::thread::sleep(work);
@@ -134,6 +142,7 @@ fn one_that_is_cut_off_starts_nothing_beside_the_next_owner() {
     assert_eq!(diary.judged(), Ok(1_000));
     assert_eq!(diary.starts_behind(1, 2), 0, "it started something when another owned the topic");
     assert_eq!(diary.overlaps(), 0);
+    assert!(diary.fences_grow());
     assert!(took > SOON.mul_f64(0.69), "it was taken over after {took:?}, while its lease held");
     assert!(took < SOON + Duration::from_secs(3), "it was taken over after {took:?}");
     assert!(second.health().is_healthy());
@@ -152,9 +161,10 @@ pub fn timed(port: u16, log: &Path) {
             let mut file = OpenOptions::new().append(true).open(&log).expect("the log can be written");
             move |event: &keylane::Event| {
                 let (key, n) = (event.aggregate_id().unwrap_or_default(), number(event));
+                let fence = event.fence().expect("JetStream has one");
                 let mut note = |what| {
                     // One write for a line, which nothing divides.
-                    file.write_all(format!("{what} {} {key} {n}\n", std::process::id()).as_bytes())
+                    file.write_all(format!("{what} {} {key} {n} {fence}\n", std::process::id()).as_bytes())
                 };
                 note("start")?;
                 std::thread::sleep(Duration::from_micros(300));
@@ -172,13 +182,14 @@ fn diary_of(log: &Path) -> Diary {
     let lines = BufReader::new(File::open(log).expect("it is there")).lines();
     let entry = |line: String| {
         let mut words = line.split(' ');
-        let mut next = || words.next().expect("four words").to_owned();
+        let mut next = || words.next().expect("five words").to_owned();
         let (what, who) = (next(), next());
         Entry {
             is_start: what == "start",
             who: who.parse().expect("a process"),
             key: next(),
             n: next().parse().expect("a number"),
+            fence: next().parse().expect("a number"),
         }
     };
     Diary(lines.map(|line| entry(line.expect("text"))).collect())
@@ -298,7 +309,7 @@ fn a_consumer_that_was_made_with_a_pin_goes_on_where_it_is_without() {
     let _member = member(&bus, 1, &diary, Duration::ZERO);
     eventually("the rest is handled", || diary.lock().unwrap().0.len() == 12).unwrap();
     let first = diary.lock().unwrap().0[0].clone();
-    assert_eq!(first, Entry { is_start: true, who: 1, key: "key-0".to_owned(), n: 4 });
+    assert_eq!((first.key, first.n), ("key-0".to_owned(), 4), "where the one before was");
     let config = admin.consumer("orders", "billing").config;
     assert_eq!(config.priority_groups, Vec::<String>::new());
 }
