@@ -104,7 +104,10 @@ impl Event {
     pub(crate) fn begin_attempt(&mut self, deadline: Option<Instant>) {
         self.attempt = self.attempt.saturating_add(1);
         self.deadline = deadline;
-        self.cancellation = self.assignment().later();
+        // Once there is a later one, every attempt has one.
+        if let Some(later) = self.assignment().later() {
+            self.cancellation = Some(later);
+        }
     }
 
     /// The attempt that was begun last counts for nothing.

@@ -447,7 +447,8 @@ impl<I: Invoke> Intake<I> {
         let outstanding = Outstanding {
             has_in_flight: self.in_flight > 0,
             is_commit_due: self.is_commit_due(),
-            is_lease_over: self.setup.shared.lease_over.lock().is_some(),
+            is_lease_over: self.lease_seen != lease::Watch::Holds
+                && self.setup.shared.lease_over.lock().is_some(),
         };
         let leaving = self.assigned.iter().filter_map(|held| held.ownership.next_due());
         let others = [

@@ -109,7 +109,7 @@ pub(super) fn activity() -> u64 {
 /// One worker's part of a subscription.
 pub(crate) struct Runner<I: Invoke> {
     invoke: I,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     worker: usize,
     doing: Arc<Doing>,
     verdicts: Vec<Verdict>,
@@ -117,8 +117,8 @@ pub(crate) struct Runner<I: Invoke> {
     shown: usize,
     tally: Tally,
     /// The end of the last attempt, which is the start of the next: one reading of the clock per record.
-    last_end: Instant,
-    turn: Option<Instant>,
+    pub(super) last_end: Instant,
+    pub(super) turn: Option<Instant>,
     /// Futures that were dropped in this turn before their end.
     dropped: usize,
     /// The activity that the intake was told of, where somebody waits for it.
@@ -207,52 +207,9 @@ impl<I: Invoke> Runner<I> {
                 self.tally.succeeded += 1;
                 self.over(job, End::Settled)
             }
-            Err(failure) if job.event.cancellation().is_cancelled() => self.interrupted(job, failure, now),
+            Err(failure) if self.is_interrupted(job) => self.interrupted(job, failure),
             Err(failure) => self.failed(job, failure, now),
         }
-    }
-
-    /// A handler gave up because it was told to. That counts as no attempt: the record comes again, from the broker or,
-    /// if only the lease was over, from where it stands.
-    #[cold]
-    fn interrupted(
-        &mut self,
-        job: &mut Delivery,
-        failure: Failure,
-        now: Instant,
-    ) -> Outcome<Leased<I::Future>> {
-        let assignment = job.event.assignment();
-        let (is_stopping, is_out_of_time) = (assignment.is_stopping(), assignment.is_out_of_time());
-        if self.shared.settles_first && !is_out_of_time {
-            // It was settled before, and a second attempt would be one too many.
-            return self.failed(job, failure, now);
-        }
-        foreign::discard(failure);
-        if is_stopping || is_out_of_time {
-            return self.returned(job);
-        }
-        job.event.withdraw_attempt();
-        self.await_lease(job)
-    }
-
-    /// Whether its member owns the record, by the newest time that this worker knows.
-    #[inline]
-    fn may_start(&self, job: &Delivery, now: Instant) -> bool {
-        job.event.assignment().lease.holds_by(|| {
-            if !I::IS_BLOCKING {
-                return self.shared.clock.now();
-            }
-            // The handlers before it in this turn may have taken any time.
-            if self.turn == Some(now) { self.last_end } else { now }
-        })
-    }
-
-    /// The record waits where it stands, and its key with it, until the lease holds again or the partition goes.
-    #[cold]
-    fn await_lease(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
-        job.awaits_lease = true;
-        self.shared.lease_is_awaited();
-        Outcome::Hold
     }
 
     #[cold]
@@ -312,11 +269,10 @@ impl<I: Invoke> Runner<I> {
                     unreachable!("only a policy with a dead-letter topic decides for it")
                 };
                 job.next = Next::DeadLetter { topic: dead_letter.topic.as_str().into(), tries: 0 };
-                if job.event.assignment().lease.holds(now) {
-                    self.write_dead_letter(job)
-                } else {
-                    self.await_lease(job)
+                if !job.event.assignment().lease.holds(now) {
+                    return self.await_lease(job);
                 }
+                self.write_dead_letter(job)
             }
             Decision::Hold => Outcome::Hold,
             Decision::Discard => {
@@ -419,7 +375,7 @@ impl<I: Invoke> Runner<I> {
         }
     }
 
-    fn returned(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
+    pub(super) fn returned(&mut self, job: &mut Delivery) -> Outcome<Leased<I::Future>> {
         let place = Box::new(job.event.place());
         self.over(job, End::Returned(place))
     }
@@ -451,7 +407,7 @@ impl<I: Invoke> Handler for Runner<I> {
         if assignment.is_stopping() && (!settles_first || assignment.is_out_of_time()) {
             return self.returned(job);
         }
-        if !self.may_start(job, now) {
+        if !self.is_owned(assignment, now) {
             return self.await_lease(job);
         }
         job.awaits_lease = false;
