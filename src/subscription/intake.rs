@@ -341,7 +341,8 @@ impl<I: Invoke> Intake<I> {
             settles_first.then(|| Ledger::restore(position.watermark, position.ahead.iter().cloned()));
         let ledger = Ledger::restore(position.watermark, position.ahead);
         let slot = self.partitions.assign(id.topic, id.partition, ledger);
-        let assignment = Arc::new(Assignment::new(topic, id, self.lease.clone(), self.setup.consumer.fence(id)));
+        let assignment =
+            Arc::new(Assignment::new(topic, id, self.lease.clone(), self.setup.consumer.fence(id)));
         let assigned = Assigned { slot, assignment, ownership: Ownership::new(), handled };
         match self.assigned.get_mut(slot.index()) {
             Some(before) => *before = assigned,
@@ -415,7 +416,8 @@ impl<I: Invoke> Intake<I> {
         // lost with it.
         if self.setup.shared.settles_first
             && (!self.lease.holds(now)
-                || self.timers.is_broker_resting(now) || !self.commit(now, Extent::Full, Durability::Confirmed))
+                || self.timers.is_broker_resting(now)
+                || !self.commit(now, Extent::Full, Durability::Confirmed))
         {
             return false;
         }

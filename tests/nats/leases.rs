@@ -344,7 +344,8 @@ fn outages_count_as_no_attempt_and_a_crash_counts_once() {
         let before = delivered();
         proxy.set_reachable(false);
         let since = Instant::now();
-        within(Duration::from_secs(60), "it lasts", || since.elapsed() > Duration::from_millis(2_500)).unwrap();
+        within(Duration::from_secs(60), "it lasts", || since.elapsed() > Duration::from_millis(2_500))
+            .unwrap();
         proxy.set_reachable(true);
         eventually("the server delivers it again", || delivered() >= before + 10).unwrap();
         assert_eq!(stuck.stats().dead_lettered, 0, "outage {outage}");
@@ -360,7 +361,8 @@ fn outages_count_as_no_attempt_and_a_crash_counts_once() {
             Ok(())
         })
         .unwrap();
-    eventually("what no handler was through with is handled", || handled.load(Ordering::Relaxed) == 10).unwrap();
+    eventually("what no handler was through with is handled", || handled.load(Ordering::Relaxed) == 10)
+        .unwrap();
     eventually("it counts them", || next.stats().succeeded == 10).unwrap();
     assert_eq!(next.stats().dead_lettered, 0);
 }
@@ -389,7 +391,8 @@ fn a_change_of_the_consumers_leader_changes_no_owner_and_loses_no_acknowledgemen
     );
     let admin = Admin::of(&servers[0]);
     let mut n = 0;
-    for blow in ["CONSUMER.LEADER.STEPDOWN.orders.billing", "STREAM.LEADER.STEPDOWN.KEYLANE_LEASES"].repeat(4) {
+    for blow in ["CONSUMER.LEADER.STEPDOWN.orders.billing", "STREAM.LEADER.STEPDOWN.KEYLANE_LEASES"].repeat(4)
+    {
         let began = Instant::now();
         let mut is_struck = false;
         while began.elapsed() < Duration::from_millis(1_500) {

@@ -52,7 +52,10 @@ fn one_is_active_and_the_other_takes_over_at_once_when_it_closes() {
     let (left, at) = (Instant::now(), standby.stats().succeeded);
     eventually("the other took over", || standby.stats().succeeded > at).unwrap();
     let took = left.elapsed();
-    assert!(took < Duration::from_millis(1_500), "what is given back is taken at once, and not after {took:?}");
+    assert!(
+        took < Duration::from_millis(1_500),
+        "what is given back is taken at once, and not after {took:?}"
+    );
     publishes.into_iter().for_each(|publish| drop(publish.wait().unwrap()));
     eventually("all is handled", || book.over() == 2_500).unwrap();
     book.verdict().unwrap();

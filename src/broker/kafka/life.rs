@@ -66,9 +66,8 @@ impl Life {
     pub(super) fn watch(&self, native: &NativeClientConfig) -> KafkaResult<()> {
         let place = ptr::from_ref(self).cast_mut().cast::<c_void>();
         // SAFETY: the configuration lives, the name is copied, and the place is as asked of the caller.
-        let code = unsafe {
-            rd_kafka_conf_interceptor_add_on_new(native.ptr(), NAME.as_ptr(), Some(made), place)
-        };
+        let code =
+            unsafe { rd_kafka_conf_interceptor_add_on_new(native.ptr(), NAME.as_ptr(), Some(made), place) };
         if code.is_error() { Err(KafkaError::ClientCreation(format!("{code:?}"))) } else { Ok(()) }
     }
 
@@ -173,9 +172,7 @@ unsafe extern "C" fn made(
     _: usize,
 ) -> RDKafkaRespErr {
     // SAFETY: the client is being made, which is when it takes this; the place lives longer than it.
-    unsafe {
-        rd_kafka_interceptor_add_on_response_received(client, NAME.as_ptr(), Some(answered), place)
-    }
+    unsafe { rd_kafka_interceptor_add_on_response_received(client, NAME.as_ptr(), Some(answered), place) }
 }
 
 unsafe extern "C" fn answered(

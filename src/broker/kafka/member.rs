@@ -97,7 +97,8 @@ fn rest_from(setup: &Setup, parker: &Parker, failure: Failure, rest: Duration) -
             continue;
         }
         let name = setup.properties.instance().filter(|_| failure == Failure::Fenced);
-        let has_name = |name: &str| topics::has_instance(&setup.properties, &setup.handoff.spec.group, name, ASK);
+        let has_name =
+            |name: &str| topics::has_instance(&setup.properties, &setup.handoff.spec.group, name, ASK);
         if name.and_then(has_name) != Some(true) {
             return true;
         }
@@ -404,13 +405,7 @@ impl Member {
 }
 
 /// Copies a record that is expected. Whether the arena is full.
-fn take(
-    arena: &mut Arena,
-    client: &Client,
-    handoff: &Handoff,
-    message: &Message<'_>,
-    now: Instant,
-) -> bool {
+fn take(arena: &mut Arena, client: &Client, handoff: &Handoff, message: &Message<'_>, now: Instant) -> bool {
     let topics = &handoff.spec.topics;
     // Its name is looked at only where it can be another one.
     let is_it = |name: &Arc<str>| name.as_bytes() == message.topic().to_bytes();
@@ -434,5 +429,7 @@ fn take(
     }
     drop(own);
     let value = message.payload().unwrap_or_default();
-    arena.push((partition, offset, message.timestamp_ms()), message.key(), value, |each| each_header(message, each))
+    arena.push((partition, offset, message.timestamp_ms()), message.key(), value, |each| {
+        each_header(message, each)
+    })
 }

@@ -191,13 +191,9 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Op {
         /// A heartbeat goes out and is answered after so long.
-        Heartbeat {
-            ms: u32,
-        },
+        Heartbeat { ms: u32 },
         /// It never arrives.
-        Silence {
-            ms: u32,
-        },
+        Silence { ms: u32 },
         /// The client has dealt with being out and joins anew.
         Rejoin,
     }

@@ -107,14 +107,8 @@ pub(super) struct Claim {
 #[derive(Debug)]
 enum Phase {
     StandingBy(Option<Silence>),
-    Taking {
-        record: Known,
-        from_silent: bool,
-    },
-    Owning {
-        record: Known,
-        until: Instant,
-    },
+    Taking { record: Known, from_silent: bool },
+    Owning { record: Known, until: Instant },
     Releasing(Known),
     Released,
 }
@@ -146,14 +140,7 @@ struct Silence {
 impl Claim {
     /// `me` is the name of this member, which nobody else ever had.
     pub(super) fn new(me: u128, takeover_after: Duration, now: Instant) -> Self {
-        Self {
-            me,
-            takeover_after,
-            phase: Phase::StandingBy(None),
-            asked: None,
-            next_at: now,
-            stands: None,
-        }
+        Self { me, takeover_after, phase: Phase::StandingBy(None), asked: None, next_at: now, stands: None }
     }
 
     /// How long an owner may start work behind a write that was answered.
@@ -219,8 +206,9 @@ impl Claim {
                 self.stored(now, sent, sequence, content)
             }
             (Ask::Write { .. }, Answer::Refused) => {
-                if let Phase::Taking { record, .. } | Phase::Owning { record, .. } | Phase::Releasing(record) =
-                    &mut self.phase
+                if let Phase::Taking { record, .. }
+                | Phase::Owning { record, .. }
+                | Phase::Releasing(record) = &mut self.phase
                 {
                     record.is_in_doubt = true;
                 }
@@ -300,7 +288,9 @@ impl Claim {
                 Some(Change::Released)
             }
             // Refused for a write that was under way: nothing has changed yet.
-            (Phase::Taking { record, .. }, None) if record.sequence == found.map_or(0, |found| found.sequence) => {
+            (Phase::Taking { record, .. }, None)
+                if record.sequence == found.map_or(0, |found| found.sequence) =>
+            {
                 record.is_in_doubt = false;
                 self.next_at = now + RETRY;
                 None

@@ -50,8 +50,18 @@ impl Keeper {
         let (leave, leaving) = oneshot::channel();
         let takeover_after = record.takeover_after;
         let claim = Claim::new(uuid::Uuid::now_v7().as_u128(), takeover_after, Instant::now());
-        let keeper =
-            Self { claim, record, link, mailbox, topic, takeover_after, fence: 0, tell, leaving, failing: None };
+        let keeper = Self {
+            claim,
+            record,
+            link,
+            mailbox,
+            topic,
+            takeover_after,
+            fence: 0,
+            tell,
+            leaving,
+            failing: None,
+        };
         (keeper, Tenure { told, leave: Some(leave) })
     }
 
@@ -121,7 +131,8 @@ impl Keeper {
         let (since, is_told) = self.failing.get_or_insert((now, false));
         if !*is_told && now.saturating_duration_since(*since) >= patience {
             *is_told = true;
-            let (subject, denial) = (&self.record.subject, self.link.borrow().denial(&self.record.subject).map(str::to_owned));
+            let (subject, denial) =
+                (&self.record.subject, self.link.borrow().denial(&self.record.subject).map(str::to_owned));
             let reason = denial.unwrap_or(reason);
             let text = format!("it can't be known who owns the topic (record `{subject}`): {reason}");
             let _ = self.tell.send(Told::Problem(Some(text)));

@@ -104,7 +104,9 @@ impl Record {
         };
         match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            LastRawMessageErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
                 Err(Fault::NoStream(error.to_string()))
             }
             _ => Err(Fault::Other(error.to_string())),
@@ -122,7 +124,9 @@ impl Record {
         let message = match self.client.send_request(self.subject.clone(), request).await {
             Ok(message) => message,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                return Err(Fault::NoStream("nobody takes leases: their stream has no leader just now".into()));
+                return Err(Fault::NoStream(
+                    "nobody takes leases: their stream has no leader just now".into(),
+                ));
             }
             Err(error) if error.kind() == RequestErrorKind::TimedOut => {
                 return Err(Fault::Other(self.no_answer(&self.subject, limit)));
@@ -248,7 +252,9 @@ impl Record {
         }
         let config = Config {
             name: name.to_owned(),
-            description: Some("Which member of a keylane group is active: not to be emptied while any runs".to_owned()),
+            description: Some(
+                "Which member of a keylane group is active: not to be emptied while any runs".to_owned(),
+            ),
             subjects: vec![subjects.to_owned()],
             storage: self.storage,
             num_replicas: self.replicas,

@@ -35,7 +35,11 @@ impl Link {
 
     /// What the server said when it did not let this client publish to the subject.
     pub(super) fn denial(&self, subject: &str) -> Option<&str> {
-        self.denials.iter().rev().find(|denial| denial.contains(&format!("\"{subject}\""))).map(String::as_str)
+        self.denials
+            .iter()
+            .rev()
+            .find(|denial| denial.contains(&format!("\"{subject}\"")))
+            .map(String::as_str)
     }
 
     /// Takes note of an event of the client's, and says when a connection begins and ends.

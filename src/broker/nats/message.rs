@@ -266,7 +266,7 @@ mod tests {
     /// What comes back of a record that was published; the client's map of headers has no order of its own.
     fn travelled(record: &Record) -> (Record, Bytes) {
         let token = token(record.key.as_deref());
-        let mut headers =
+        let headers =
             headers_of(record, "id-1", matches!(token, Token::Hashed(_))).expect("the names are valid");
         for (_, values) in headers.iter() {
             for value in values {

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 const TAKEOVER: Duration = Duration::from_secs(5);
-/// The parts that time passes in.
-const TICK_MS: u64 = 25;
+/// For the property: in as many steps more happens.
+const BRIEF: Duration = Duration::from_millis(500);
+/// The parts that a takeover's time passes in.
+const PARTS: u64 = 200;
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -85,9 +87,9 @@ struct Member {
 }
 
 impl Member {
-    fn new(name: u128, offset: u64, rate: u64) -> Self {
+    fn new(name: u128, offset: u64, rate: u64, takeover_after: Duration) -> Self {
         let clock = Instant::now() + Duration::from_secs(1_000) + ms(offset);
-        let claim = Claim::new(name, TAKEOVER, clock);
+        let claim = Claim::new(name, takeover_after, clock);
         Self { claim, clock, rate, rest: 0, flight: None, is_frozen: false, is_cut: false, until: None }
     }
 
@@ -146,11 +148,13 @@ struct World {
     taken_over: usize,
     fences: Vec<u64>,
     fault: Fault,
+    takeover_after: Duration,
 }
 
 impl World {
-    fn new(fault: Fault) -> Self {
-        let members = vec![Member::new(1, 0, 1_000), Member::new(2, 40_000, 970), Member::new(3, 7, 1_030)];
+    fn new(fault: Fault, takeover_after: Duration) -> Self {
+        let member = |name, offset, rate| Member::new(name, offset, rate, takeover_after);
+        let members = vec![member(1, 0, 1_000), member(2, 40_000, 970), member(3, 7, 1_030)];
         Self {
             store: Store::default(),
             members,
@@ -159,15 +163,22 @@ impl World {
             taken_over: 0,
             fences: Vec::new(),
             fault,
+            takeover_after,
         }
+    }
+
+    /// How long a part of the time is.
+    fn tick_ms(&self) -> u64 {
+        (self.takeover_after.as_millis() as u64 / PARTS).max(10)
     }
 
     fn step(&mut self, op: &Op) -> Result<(), TestCaseError> {
         match *op {
             Op::Pass(ticks) => {
+                let tick_ms = self.tick_ms();
                 for _ in 0..ticks {
                     for member in &mut self.members {
-                        member.pass(TICK_MS);
+                        member.pass(tick_ms);
                     }
                     for who in 0..self.members.len() {
                         self.expire(who);
@@ -201,7 +212,7 @@ impl World {
                 }
                 self.names += 1;
                 let rate = member.rate;
-                self.members[who] = Member::new(self.names, 3 * who as u64, rate);
+                self.members[who] = Member::new(self.names, 3 * who as u64, rate, self.takeover_after);
             }
             Op::Leave(who) => {
                 let member = &mut self.members[who];
@@ -272,7 +283,7 @@ impl World {
         self.follow(who, change);
         let member = &mut self.members[who];
         if self.fault == Fault::FromAnswer && is_stored && member.until.is_some() {
-            member.until = Some(now + TAKEOVER / 10 * 9);
+            member.until = Some(now + self.takeover_after / 10 * 9);
         }
     }
 
@@ -293,7 +304,7 @@ impl World {
                 // Another one joins in its place.
                 self.names += 1;
                 let rate = member.rate;
-                self.members[who] = Member::new(self.names, 5 * who as u64, rate);
+                self.members[who] = Member::new(self.names, 5 * who as u64, rate, self.takeover_after);
             }
             Some(Change::Regained | Change::Lost) | None => {}
         }
@@ -316,7 +327,7 @@ impl World {
         for member in &mut self.members {
             (member.is_frozen, member.is_cut) = (false, false);
         }
-        let parts = time.as_millis() as u64 / TICK_MS;
+        let parts = time.as_millis() as u64 / self.tick_ms();
         for _ in 0..parts {
             self.step(&Op::Pass(1))?;
             for who in 0..self.members.len() {
@@ -334,14 +345,14 @@ impl World {
 }
 
 fn run(ops: &[Op], fault: Fault) -> Result<(), TestCaseError> {
-    let mut world = World::new(fault);
+    let mut world = World::new(fault, BRIEF);
     for op in ops {
         world.step(op)?;
     }
-    world.calm(3 * TAKEOVER)?;
+    world.calm(3 * BRIEF)?;
     let before = world.taken_over;
     prop_assert!(world.owner().is_some(), "nobody owns it");
-    world.calm(3 * TAKEOVER)?;
+    world.calm(3 * BRIEF)?;
     prop_assert_eq!(world.taken_over, before, "a healthy owner was robbed");
     Ok(())
 }
@@ -374,7 +385,7 @@ fn the_property_finds_a_planted_fault() {
 
 /// A world in which member 0 owns the record, and the others stand by.
 fn owned() -> World {
-    let mut world = World::new(Fault::None);
+    let mut world = World::new(Fault::None, TAKEOVER);
     world.members[0].clock += ms(1);
     (0..4).for_each(|_| world.go(0));
     world.calm(ms(500)).unwrap();
@@ -406,7 +417,7 @@ fn one_that_is_frozen_has_lost_its_lease_when_another_takes_it() {
             left.get_or_insert(tick);
         }
         if world.owner().is_some_and(|owner| owner != 0) {
-            let gap = ms((tick - left.expect("it had no owner before")) * TICK_MS);
+            let gap = ms((tick - left.expect("it had no owner before")) * world.tick_ms());
             assert!(gap < TAKEOVER / 4, "nobody owned it for {gap:?}");
             return;
         }

@@ -148,7 +148,8 @@ impl Member {
             return promise.complete(Err(BrokerError::Transient(problem)));
         }
         if !self.may_act() {
-            let problem = "the lease on the topic is over: what is settled is acknowledged when it holds again";
+            let problem =
+                "the lease on the topic is over: what is settled is acknowledged when it holds again";
             return promise.complete(Err(BrokerError::Transient(problem.to_owned())));
         }
         self.confirms.push((last, promise));

@@ -256,7 +256,12 @@ impl Member {
                 if from_silent {
                     foreign::info!(topic, consumer = group, "the active instance is gone; it is taken over");
                 }
-                foreign::info!(topic, consumer = group, fence, "this instance is the active one of its group");
+                foreign::info!(
+                    topic,
+                    consumer = group,
+                    fence,
+                    "this instance is the active one of its group"
+                );
                 (self.fence, self.is_heir) = (Some(fence), from_silent);
                 self.carry_out(Action::Inspect).await;
             }
