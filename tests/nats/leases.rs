@@ -376,12 +376,20 @@ fn a_change_of_the_consumers_leader_changes_no_owner_and_loses_no_acknowledgemen
         let host = |n: usize| format!("127.0.0.1:{}", servers[(first + n) % 3].port);
         format!("nats://{},{},{}", host(0), host(1), host(2))
     };
-    let tune = |config: &mut Config| {
-        config.nats.replicas = 3;
-        config.nats.create_topics = false;
-        config.nats.connect_timeout = Duration::from_secs(60);
+    // A server that has heard of no leader swallows what it is asked.
+    let connected = |first: usize| {
+        let mut config = Config::default();
+        (config.url, config.nats.replicas) = (url(first), 3);
+        config.nats.connect_timeout = Duration::from_secs(2);
+        let mut bus = None;
+        eventually("it connects", || {
+            bus = keylane::connect_with(config.clone()).wait().ok();
+            bus.is_some()
+        })
+        .unwrap();
+        bus.expect("it has connected")
     };
-    let [one, other, publisher] = [0, 1, 2].map(|first| bus_of(&url(first), tune));
+    let [one, other, publisher] = [0, 1, 2].map(connected);
     // Until all three know each other.
     eventually("the topic is made", || publisher.create_topic("orders").wait().is_ok()).unwrap();
     let diary = Shared::default();

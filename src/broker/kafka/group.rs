@@ -139,12 +139,8 @@ impl GroupContext for Group {
     fn commit_answered(&self, result: &KafkaResult<()>, answers: Vec<(String, i32, KafkaResult<()>)>) {
         let partitions = self.own.lock().partitions();
         let mut state = self.handoff.state.lock();
-        let mut errors = answers
-            .iter()
-            .map(|(.., answer)| answer)
-            .chain([result])
-            .filter_map(|answer| answer.as_ref().err());
-        if errors.any(is_out) {
+        let all = answers.iter().map(|(.., answer)| answer).chain([result]);
+        if all.filter_map(|answer| answer.as_ref().err()).any(is_out) {
             self.life.ended();
         }
         if !state.commits.is_expected() {
