@@ -112,7 +112,9 @@ fn publish(bus: &Bus, keys: u64, each: std::ops::Range<u64>) {
     publishes.into_iter().for_each(|publish| drop(publish.wait().unwrap()));
 }
 
+/// Looks at all of it, so not too often.
 fn over(diary: &Shared) -> u64 {
+    std::thread::sleep(Duration::from_millis(20));
     diary.lock().unwrap().judged().unwrap_or(u64::MAX)
 }
 
@@ -378,6 +380,7 @@ fn a_change_of_the_consumers_leader_changes_no_owner_and_loses_no_acknowledgemen
     };
     // A server that has heard of no leader swallows what it is asked.
     let connected = |first: usize| {
+        crate::log();
         let mut config = Config::default();
         (config.url, config.nats.replicas) = (url(first), 3);
         config.nats.connect_timeout = Duration::from_secs(2);
@@ -406,6 +409,8 @@ fn a_change_of_the_consumers_leader_changes_no_owner_and_loses_no_acknowledgemen
         while began.elapsed() < Duration::from_millis(1_500) {
             publish(&publisher, 20, n..n + 1);
             n += 1;
+            // Fewer than the handlers are through with.
+            std::thread::sleep(Duration::from_millis(25));
             if !is_struck && began.elapsed() > Duration::from_millis(500) {
                 is_struck = true;
                 let answer = admin.api(blow, "");

@@ -113,8 +113,8 @@ impl Member {
                         topic = &*self.setup.topic.1,
                         consumer,
                         records = missing.len(),
-                        "the server lacks acknowledgements that were answered for, as after a change of the consumer's \
-                         leader; they are sent again"
+                        "the server's floor is below acknowledgements that it answered for, as after a change of the \
+                         consumer's leader; they are sent again"
                     );
                 }
                 if !missing.is_empty() || self.believed.len() < before {
