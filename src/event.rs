@@ -204,7 +204,8 @@ impl Event {
     ///
     /// It compares within a topic, a partition and a group. In memory it is the group's own count; on Kafka the generation
     /// of the group (the epoch of the member with KIP-848) in which the partition came, which begins anew when the group is
-    /// deleted. None where the broker has no such number, which is so on JetStream.
+    /// deleted; on JetStream the sequence under which the topic's lease was taken, which begins anew when the stream
+    /// `KEYLANE_LEASES` is deleted. None where the broker has no such number.
     ///
     /// ```
     /// use keylane::{Event, HandlerError};

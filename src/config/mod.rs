@@ -271,7 +271,11 @@ pub struct NatsConfig {
     pub ack_wait: Duration,
     /// Whether each acknowledgement is itself acknowledged by the server; default false.
     pub double_ack: bool,
-    /// How long the active instance of a group may be silent before another takes over; 1 s to 1 h, default 5 s.
+    /// How long the lease of a group's active instance may stand still before another takes over; 1 s to 1 h, default 5 s.
+    ///
+    /// The instance renews it three times in nine tenths of that, and starts nothing once those have passed since it sent
+    /// the last renewal that was answered. So what a crashed instance had is taken over at most this long after the crash,
+    /// and at least seven tenths of it, both with a quarter of a second more for the look at the lease.
     #[serde(serialize_with = "duration_text")]
     pub takeover_after: Duration,
 }

@@ -33,6 +33,42 @@ impl Admin {
         })
     }
 
+    /// What stands in the record of who owns the topic of this consumer.
+    pub fn lease(&self, stream: &str, consumer: &str) -> Option<String> {
+        self.runtime.block_on(async {
+            let leases = self.jetstream.get_stream("KEYLANE_LEASES").await.ok()?;
+            let subject = format!("keylane.lease.{stream}.{consumer}");
+            let record = leases.get_last_raw_message_by_subject(&subject).await.ok()?;
+            Some(String::from_utf8_lossy(&record.payload).into_owned())
+        })
+    }
+
+    /// A request to JetStream, with this text; what the server answers.
+    pub fn api(&self, request: &str, text: &'static str) -> String {
+        self.runtime.block_on(async {
+            let request = format!("$JS.API.{request}");
+            let answer = self.jetstream.client().request(request, text.into()).await.expect("it is answered");
+            String::from_utf8_lossy(&answer.payload).into_owned()
+        })
+    }
+
+    /// Pulls so many messages from a consumer with a priority group, and acknowledges them.
+    pub fn take_as_pinned(&self, stream: &str, consumer: &str, group: &str, messages: usize) {
+        let client = self.jetstream.client();
+        self.runtime.block_on(async {
+            let inbox = client.new_inbox();
+            let mut came = client.subscribe(inbox.clone()).await.expect("it is allowed");
+            let request = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+            let pull = format!(r#"{{"batch":{messages},"group":"{group}","expires":5000000000}}"#);
+            client.publish_with_reply(request, inbox, pull.into()).await.expect("it is sent");
+            for _ in 0..messages {
+                let message = futures_util::StreamExt::next(&mut came).await.expect("it comes");
+                let reply = message.reply.expect("a delivery has one");
+                client.request(reply, "+ACK".into()).await.expect("it is acknowledged");
+            }
+        });
+    }
+
     /// So many messages and no more, and publishes beyond that are refused.
     pub fn limit_stream(&self, name: &str, messages: i64) {
         let mut config = self.stream(name).config;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 const KEYS: u64 = 100;
 const CHILD: &str = "KEYLANE_TEST_CHILD";
-/// After how long a silent one of the patient is taken for dead.
-pub const PIN: Duration = Duration::from_secs(60);
+/// How long the lease of one of those that are not patient may stand still.
+pub const SOON: Duration = Duration::from_secs(2);
 /// How often the tests of crashes kill; more where the figures are measured.
 const CRASHES: &str = "KEYLANE_TEST_CRASHES";
 
@@ -45,6 +45,17 @@ impl Process {
         let _ = self.0.wait();
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Stops it, or lets it go on.
+    pub fn freeze(&self, is_frozen: bool) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let signal = if is_frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
     fn has_ended(&mut self) -> bool {
         self.0.try_wait().expect("it is a child").is_some()
     }
@@ -66,7 +77,8 @@ fn child() {
     let (what, port, log) = (next(), next().parse().expect("a port"), PathBuf::from(next()));
     match what {
         "consumer" => consume(port, &log, |_| {}, |_| Ok(())),
-        "patient consumer" => consume(port, &log, |config| config.nats.takeover_after = PIN, |_| Ok(())),
+        "soon consumer" => consume(port, &log, |config| config.nats.takeover_after = SOON, |_| Ok(())),
+        "timed consumer" => crate::leases::timed(port, &log),
         "killer" => consume(
             port,
             &log,

@@ -101,9 +101,9 @@ const EFFECTS: &[Effect] = &[
         key: "nats.takeover_after",
         value: || "'7s'".to_owned(),
         besides: creates,
-        see: keeps_its_pin,
-        without: "5s",
-        with: "7s",
+        see: leases_for,
+        without: "5000",
+        with: "7000",
     },
 ];
 
@@ -175,10 +175,17 @@ fn waits_for_acks(toml: &str) -> String {
     text(Admin::of(&server).consumer("orders", "billing").config.ack_wait)
 }
 
-fn keeps_its_pin(toml: &str) -> String {
+fn leases_for(toml: &str) -> String {
     let server = servers::nats(&[]);
     let _joined = joined(toml, &server);
-    text(Admin::of(&server).consumer("orders", "billing").config.priority_timeout)
+    let mut lease = String::new();
+    eventually("it owns the topic", || {
+        lease = Admin::of(&server).lease("orders", "billing").unwrap_or_default();
+        lease.contains("owner")
+    })
+    .expect("it does");
+    let (_, ms) = lease.rsplit_once(':').expect("the time comes last");
+    ms.trim_end_matches('}').to_owned()
 }
 
 fn asks_for_an_answer_to_each_ack(toml: &str) -> String {

@@ -10,6 +10,7 @@ mod basics;
 mod crash;
 mod errors;
 mod keys;
+mod leases;
 mod security;
 mod takeover;
 mod waiting;

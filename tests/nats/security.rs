@@ -281,7 +281,7 @@ fn permitting(name: &str, subjects: &[&str]) -> (Server, Config, PathBuf) {
         name,
         &format!(
             "log_file: \"{}\"\nauthorization {{ users = [ {{ user: ann, password: \"{SECRET}\", permissions: \
-             {{ publish: [{publish}], subscribe: [\"_INBOX.>\", \"keylane.pin.*\"] }} }} ] }}\n",
+             {{ publish: [{publish}], subscribe: [\"_INBOX.>\"] }} }} ] }}\n",
             log.display()
         ),
     );

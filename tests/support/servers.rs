@@ -233,6 +233,20 @@ pub fn nats(options: &[&str]) -> Server {
     start_nats(folder, &all)
 }
 
+/// Three nats-servers that are a cluster with JetStream. Each takes connections before they have elected a leader.
+pub fn nats_cluster() -> Vec<Server> {
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    let start = |n: usize| {
+        let folder = folder("nats");
+        let store = folder.join("store").to_string_lossy().into_owned();
+        let (name, routes_of_all) = (format!("n{n}"), routes.join(","));
+        let options = ["-js", "-sd", &store, "--server_name", &name, "--cluster_name", "tests"];
+        start_nats(folder, &[&options[..], &["--cluster", &routes[n], "--routes", &routes_of_all]].concat())
+    };
+    (0..3).map(start).collect()
+}
+
 /// A nats-server that has no JetStream.
 pub fn nats_without_jetstream() -> Server {
     start_nats(folder("nats"), &[])

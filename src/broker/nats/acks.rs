@@ -57,10 +57,69 @@ impl<A> Acks<A> {
     }
 }
 
+/// Acknowledgements, until the server's floor has passed them.
+///
+/// That an answer speaks for all before it holds for one leader of the consumer. What is sent while there is none goes to
+/// nobody, and the next leader answers to what comes behind.
+#[derive(Debug)]
+pub(super) struct Believed<A> {
+    kept: Vec<(u64, A)>,
+}
+
+impl<A: Clone> Believed<A> {
+    pub(super) fn new() -> Self {
+        Self { kept: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, sequence: u64, ack: A) {
+        self.kept.push((sequence, ack));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+
+    /// What may be missing there: the server has all up to its floor, and here nothing below `pending` is without an
+    /// acknowledgement that was answered for.
+    pub(super) fn missing(&mut self, floor: u64, pending: u64) -> Vec<A> {
+        self.kept.retain(|(sequence, _)| *sequence > floor);
+        self.kept.iter().filter(|(sequence, _)| *sequence < pending).map(|(_, ack)| ack.clone()).collect()
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    proptest! {
+        /// Each record is in hand, acknowledged, or acknowledged to nobody.
+        #[test]
+        fn what_reached_nobody_is_found_as_soon_as_nothing_before_it_is_pending(
+            records in prop::collection::vec(0..3_u8, 1..40)
+        ) {
+            let mut believed = Believed::new();
+            let with = |kind: &dyn Fn(u8) -> bool| -> Vec<u64> {
+                (1..).zip(&records).filter(|(_, record)| kind(**record)).map(|(sequence, _)| sequence).collect()
+            };
+            let acknowledged = with(&|record| record > 0);
+            acknowledged.iter().for_each(|sequence| believed.push(*sequence, *sequence));
+            let in_hand = with(&|record| record == 0).first().copied().unwrap_or(u64::MAX);
+            let open_there = with(&|record| record != 1);
+            let floor = open_there.first().map_or(records.len() as u64, |sequence| sequence - 1);
+            let missing = believed.missing(floor, in_hand);
+            let lost = with(&|record| record == 2);
+            let to_find = lost.iter().copied().filter(|sequence| *sequence < in_hand);
+            prop_assert!(to_find.clone().all(|sequence| missing.contains(&sequence)), "{missing:?}");
+            prop_assert_eq!(missing.is_empty(), to_find.count() == 0, "nothing is sent again without need");
+            prop_assert!(lost.iter().all(|sequence| believed.kept.contains(&(*sequence, *sequence))));
+            prop_assert!(believed.kept.iter().all(|(sequence, _)| *sequence > floor));
+        }
+    }
 
     #[derive(Debug, Clone)]
     enum Op {

@@ -135,19 +135,3 @@ pub(super) async fn set_consumer(
     let payload = SetConsumer { stream_name: stream, config, action };
     request(jetstream, format!("CONSUMER.CREATE.{stream}.{name}"), &payload).await
 }
-
-#[derive(Serialize)]
-struct Unpin<'a> {
-    group: &'a str,
-}
-
-/// Takes the pin from whoever has it.
-pub(super) async fn unpin(
-    jetstream: &Context,
-    stream: &str,
-    consumer: &str,
-    group: &str,
-) -> Result<(), ApiFault> {
-    let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
-    request::<serde::de::IgnoredAny>(jetstream, subject, &Unpin { group }).await.map(drop)
-}

@@ -7,6 +7,7 @@ use super::message;
 use crate::broker::{
     BrokerError, Budget, Committed, Consumer, Durability, Fetched, Partition, Polled, Position,
 };
+use crate::delivery::Lease;
 use crate::sync::Arc;
 use crate::wait::{Op, Promise};
 use std::time::{Duration, Instant};
@@ -129,6 +130,18 @@ impl Consumer for NatsConsumer {
         }
         self.topics.iter_mut().for_each(MemberHandle::send);
         problem.map_or(Ok(()), |problem| Err(BrokerError::Transient(problem)))
+    }
+
+    fn lease(&self) -> Lease {
+        self.mailbox.lease()
+    }
+
+    fn fence(&self, partition: Partition) -> Option<u64> {
+        self.mailbox.with(|state| {
+            let topic = &state.topics[partition.topic as usize];
+            // What was lost meanwhile is heard of before anything of it starts.
+            (topic.assigned == Some(partition)).then_some(topic.fence)
+        })
     }
 
     fn settled(&mut self, partition: Partition, offset: u64) {

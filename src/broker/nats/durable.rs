@@ -3,13 +3,11 @@
 use super::api::{self, ApiFault, ErrorCode};
 use crate::broker::{BrokerError, Start};
 use crate::foreign;
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PriorityPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, StorageType};
 use async_nats::jetstream::{Context, consumer};
 use std::time::Duration;
 
-/// The one priority group, whose pinned client is the active instance.
-pub(super) const PIN_GROUP: &str = "keylane";
 /// Two instances that create or change a consumer at a time: the loser looks again.
 const TRIES: usize = 5;
 
@@ -21,7 +19,6 @@ pub(super) struct Wanted {
     pub(super) start: Start,
     pub(super) ack_wait: Duration,
     pub(super) max_ack_pending: usize,
-    pub(super) takeover_after: Duration,
 }
 
 impl Wanted {
@@ -36,12 +33,10 @@ impl Wanted {
             max_deliver: -1,
             filter_subject: self.filter.clone(),
             max_ack_pending: i64::try_from(self.max_ack_pending).unwrap_or(i64::MAX),
+            // No priority group: a pin is memory of the consumer's leader, and says nothing of who owns what it delivers.
             // As safe as the records that it counts.
             num_replicas: stream.num_replicas,
             memory_storage: stream.storage == StorageType::Memory,
-            priority_policy: PriorityPolicy::PinnedClient,
-            priority_groups: vec![PIN_GROUP.to_owned()],
-            priority_timeout: self.takeover_after,
             ..Config::default()
         }
     }

@@ -13,13 +13,33 @@ pub(super) struct Link {
     pub(super) number: u64,
     /// What was wrong last, while it is not up.
     pub(super) problem: String,
+    /// What the server said last of what this client may not do. It answers no request that it does not permit.
+    denials: Vec<String>,
     since: Instant,
 }
+
+/// Denials that are kept.
+const DENIALS: usize = 16;
 
 impl Link {
     /// The first connection, which is there.
     pub(super) fn first() -> watch::Sender<Self> {
-        watch::Sender::new(Self { is_up: true, number: 1, problem: String::new(), since: Instant::now() })
+        watch::Sender::new(Self {
+            is_up: true,
+            number: 1,
+            problem: String::new(),
+            denials: Vec::new(),
+            since: Instant::now(),
+        })
+    }
+
+    /// What the server said when it did not let this client publish to the subject.
+    pub(super) fn denial(&self, subject: &str) -> Option<&str> {
+        self.denials
+            .iter()
+            .rev()
+            .find(|denial| denial.contains(&format!("\"{subject}\"")))
+            .map(String::as_str)
     }
 
     /// Takes note of an event of the client's, and says when a connection begins and ends.
@@ -35,6 +55,7 @@ impl Link {
                         is_up: true,
                         number: link.number + 1,
                         problem: String::new(),
+                        denials: Vec::new(),
                         since: Instant::now(),
                     };
                     true
@@ -50,7 +71,7 @@ impl Link {
                         "the connection to NATS was lost; connecting until there is one again"
                     );
                     let problem = format!("not connected to NATS at {addresses}; connecting again");
-                    *link = Self { is_up: false, problem, since: Instant::now(), ..*link };
+                    (link.is_up, link.problem, link.since) = (false, problem, Instant::now());
                     true
                 });
             }
@@ -63,7 +84,20 @@ impl Link {
                     !link.is_up
                 });
             }
-            Event::ServerError(error) => foreign::warn!(addresses, %error, "NATS reports an error"),
+            Event::ServerError(error) => {
+                foreign::warn!(addresses, %error, "NATS reports an error");
+                let text = error.to_string();
+                if text.to_ascii_lowercase().contains("permissions violation") {
+                    // Read when a request has had no answer, which comes later.
+                    link.send_if_modified(|link| {
+                        if link.denials.len() == DENIALS {
+                            link.denials.remove(0);
+                        }
+                        link.denials.push(text);
+                        false
+                    });
+                }
+            }
             Event::SlowConsumer(_) => foreign::warn!(
                 addresses,
                 "more messages came from NATS than were asked for; what was dropped is asked for again"

@@ -18,7 +18,7 @@ use super::names::{escape, key_of, unescape};
 use crate::broker::FetchedRecord;
 use crate::record::{Headers, Record};
 use async_nats::HeaderMap;
-use async_nats::header::{HeaderName, HeaderValue, NATS_MESSAGE_ID, NATS_PIN_ID};
+use async_nats::header::{HeaderName, HeaderValue, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -232,14 +232,8 @@ impl<'a> Own<'a> {
 }
 
 fn foreign_headers(headers: &HeaderMap) -> Headers {
-    let mut found: Vec<(&str, &[HeaderValue])> = headers
-        .iter()
-        .map(|(name, values)| {
-            // The server adds one to each delivery; what stands before it was published.
-            let published = if *name == NATS_PIN_ID { values.len().saturating_sub(1) } else { values.len() };
-            (name.as_ref(), &values[..published])
-        })
-        .collect();
+    let mut found: Vec<(&str, &[HeaderValue])> =
+        headers.iter().map(|(name, values)| (name.as_ref(), &values[..])).collect();
     found.sort_unstable_by_key(|(name, _)| rank(name));
     let mut buffer = Vec::new();
     for (name, values) in found {
@@ -272,9 +266,8 @@ mod tests {
     /// What comes back of a record that was published; the client's map of headers has no order of its own.
     fn travelled(record: &Record) -> (Record, Bytes) {
         let token = token(record.key.as_deref());
-        let mut headers =
+        let headers =
             headers_of(record, "id-1", matches!(token, Token::Hashed(_))).expect("the names are valid");
-        headers.append(NATS_PIN_ID, "pin");
         for (_, values) in headers.iter() {
             for value in values {
                 assert!(!value.as_str().contains(['\r', '\n']) && value.as_str().trim() == value.as_str());
@@ -332,7 +325,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", "7");
         headers.insert("Account", "a%20b");
-        headers.append(NATS_PIN_ID, "pin");
         let (record, subject) =
             record_of(message("orders.order-42".to_owned(), headers, "x".into()), &DELIVERY);
         assert_eq!(subject, "orders.order-42");

@@ -5,10 +5,13 @@
 
 mod acks;
 mod api;
+mod claim;
 mod consumer;
 mod demand;
 mod durable;
 mod identity;
+mod keeper;
+mod leases;
 mod link;
 mod mailbox;
 mod marks;
@@ -18,9 +21,9 @@ mod names;
 mod options;
 mod publish;
 mod recovery;
-mod returned;
 mod runtime;
 mod streams;
+mod tried;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Ticket};
 use crate::config::{BusUrl, Config};
@@ -35,6 +38,7 @@ use consumer::NatsConsumer;
 use demand::Amount;
 use durable::Wanted;
 use identity::Made;
+use keeper::Keeper;
 use link::Link;
 use mailbox::Mailbox;
 use marks::Asker;
@@ -170,7 +174,6 @@ impl Broker for NatsBroker {
                 start: spec.start,
                 ack_wait: self.settings.ack_wait,
                 max_ack_pending: spec.budget.records.saturating_add(prefetch.records),
-                takeover_after: self.settings.takeover_after,
             };
             let (streams, jetstream, client) =
                 (self.streams.clone(), self.jetstream.clone(), self.client.clone());
@@ -186,13 +189,25 @@ impl Broker for NatsBroker {
             let member =
                 self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
                     let stream = streams.require(&jetstream, &name).await?;
+                    let takeover_after = settings.takeover_after;
+                    let record = leases::Record {
+                        client: client.clone(),
+                        jetstream: quick.clone(),
+                        subject: names::lease(&stream.config.name, &wanted.name),
+                        takeover_after,
+                        storage: stream.config.storage,
+                        replicas: stream.config.num_replicas,
+                    };
+                    record.prepare(&link).await?;
                     let info = durable::ensure(&jetstream, &stream.config, &wanted, None).await?;
-                    Member::start(Setup {
+                    let (keeper, tenure) = Keeper::new(record, link.clone(), mailbox.clone(), index as u32);
+                    let member = Member::start(Setup {
                         jetstream: quick,
                         client,
                         link,
                         mailbox,
                         commands,
+                        tenure,
                         topic: (index as u32, name),
                         made: Made { stream: stream.created, consumer: info.created },
                         stream: stream.config,
@@ -200,15 +215,18 @@ impl Broker for NatsBroker {
                         consumer: info.config,
                         prefetch,
                         double_ack: settings.double_ack,
+                        takeover_after,
                         limit: settings.limit,
                     })
-                    .await
+                    .await?;
+                    Ok((member, keeper))
                 })?;
             members.push((consumer::MemberHandle::new(topic.clone(), tell), member));
         }
         let mut sides = Vec::new();
-        for (side, member) in members {
+        for (side, (member, keeper)) in members {
             self.runtime.spawn(member.run());
+            self.runtime.spawn(keeper.run());
             sides.push(side);
         }
         let asker = Asker::new(self.runtime.handle(), self.quick.clone(), self.link.clone(), places);

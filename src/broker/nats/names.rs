@@ -10,6 +10,9 @@
 //! | consumer of a group | the group, escaped | `team%2Fbilling` |
 //! | the same in a stream that topics share | group and stream of the topic | `billing%@orders~dead` |
 //! | key | one token | `order-42`, `a%2Eb`, `%-` for none, `%h` and a hash for a long one |
+//! | who owns a topic in its group | stream and consumer, in the stream `KEYLANE_LEASES` | `keylane.lease.orders.billing` |
+//!
+//! A topic `keylane.lease` or below it is one that the server refuses: its subjects would be those of leases.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -22,6 +25,8 @@ const MAX_CONSUMER: usize = 255;
 const NO_KEY: &str = "%-";
 /// What a hash begins with, for it is no digit of an escape.
 const HASH: &str = "%h";
+/// The stream of leases, and all its subjects.
+pub(super) const LEASES: (&str, &str) = ("KEYLANE_LEASES", "keylane.lease.>");
 
 /// A topic's part of its subjects. A token of a subject can't be empty, a topic's can: `a..b` is `a.%.b`.
 pub(super) fn subject_prefix(topic: &str) -> String {
@@ -57,6 +62,11 @@ pub(super) fn consumer(group: &str, topic: Option<&str>) -> String {
         let _ = write!(name, "{hash:032x}");
     }
     name
+}
+
+/// Where it stands who owns what this consumer delivers.
+pub(super) fn lease(stream: &str, consumer: &str) -> String {
+    format!("keylane.lease.{stream}.{consumer}")
 }
 
 /// A key as a token of a subject.
@@ -224,6 +234,8 @@ mod tests {
             let name = of(&a, &s);
             prop_assert!(name.len() <= MAX_CONSUMER, "{}", name.len());
             prop_assert!(name.bytes().all(|b| b.is_ascii_graphic() && !b".*>/\\".contains(&b)), "{name}");
+            let lease_of = |group: &str, topic: &String| lease(&stream(topic), &of(group, topic));
+            prop_assert_eq!(lease_of(&a, &s) == lease_of(&b, &t), a == b && s == t);
         }
     }
 
@@ -242,6 +254,7 @@ mod tests {
         assert_eq!(stream("orders.dead"), "orders~dead");
         assert_eq!(consumer("team/billing", None), "team%2Fbilling");
         assert_eq!(consumer("billing", Some("orders.dead")), "billing%@orders~dead");
+        assert_eq!(lease("orders", "team%2Fbilling"), "keylane.lease.orders.team%2Fbilling");
         assert_eq!(token(Some(b"order-42")).as_str(), "order-42");
         assert_eq!(token(Some(b"a.b")).as_str(), "a%2Eb");
         assert_eq!(token(None).as_str(), "%-");

@@ -143,6 +143,7 @@ impl<T> Gate<T> {
     }
 
     /// The number of the next delivery if none is lost.
+    #[cfg(test)]
     pub(super) fn next(&self) -> Option<u64> {
         self.next
     }

@@ -20,8 +20,8 @@ const RETRY: Duration = Duration::from_millis(50);
 const ENDING: Duration = Duration::from_secs(1);
 /// How long an answer may take before it is asked for again: a server that has just started swallows requests.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Priority groups with a pinned client.
-const OLDEST_SERVER: (i64, i64, i64) = (2, 12, 0);
+/// The oldest that is supported by those who make it.
+const OLDEST_SERVER: (i64, i64, i64) = (2, 11, 0);
 
 /// Where tasks run. Its thread ends by [`end`](Self::end), and soon after this was dropped.
 pub(super) struct Runtime {
@@ -164,9 +164,7 @@ async fn connect(
         let version = client.server_info().version;
         return Err(options::refused(
             url,
-            format!(
-                "the server has version {version}; {major}.{minor} or newer is needed, for priority groups of consumers"
-            ),
+            format!("the server has version {version}; {major}.{minor} or newer is needed"),
         ));
     }
     let jetstream = jetstream(&client, limit);

@@ -181,7 +181,7 @@ fn failed(what: &str, stream: &str, topic: &str, fault: &ApiFault) -> BrokerErro
     if fault.is_transient() { BrokerError::Transient(text) } else { BrokerError::Refused(text) }
 }
 
-fn takes(stream: &Config, subjects: &str) -> bool {
+pub(super) fn takes(stream: &Config, subjects: &str) -> bool {
     stream.subjects.iter().any(|pattern| covers(pattern, subjects))
 }
 

@@ -5,6 +5,7 @@ use crate::broker::nats::api::{self, ApiFault, ErrorCode};
 use crate::broker::nats::durable;
 use crate::broker::nats::identity;
 use crate::broker::nats::recovery::Facts;
+use crate::broker::nats::tried::{self, Tries};
 use crate::broker::{BrokerError, Partition};
 use crate::foreign;
 use async_nats::jetstream::{consumer, stream};
@@ -18,14 +19,13 @@ const UNANSWERED: u32 = 5;
 /// What a server may take beyond an `ack_wait`.
 const LATE: Duration = Duration::from_secs(1);
 
-fn pinned_of(info: &consumer::Info) -> Option<&str> {
-    let state = info.priority_groups.first()?;
-    state.pinned_client_id.as_deref().filter(|id| !id.is_empty())
-}
-
 impl Member {
     /// Asks for nothing more, and looks at the consumer.
     pub(super) async fn inspect(&mut self) -> Action<Incoming> {
+        if !self.may_act() {
+            // It is looked at when there is a connection, and the lease holds.
+            return Action::Nothing;
+        }
         if self.demand.is_asking() || self.gate.is_collecting() {
             self.reset_inbox().await;
         }
@@ -47,10 +47,6 @@ impl Member {
             self.forget_acks(&Err(BrokerError::Transient("acknowledgements were not answered".to_owned())));
         }
         self.unanswered = 0;
-        if pinned_of(&info) != self.pin.as_deref() {
-            self.unpinned().await;
-            return Action::Nothing;
-        }
         self.problem(None);
         self.gate.inspected(Facts {
             unacknowledged: info.num_ack_pending,
@@ -71,8 +67,7 @@ impl Member {
         if self.is_up() {
             self.problem(Some(problem.to_owned()));
         }
-        let timer = if self.pin.is_some() { &mut self.timers.inspect } else { &mut self.timers.look };
-        *timer = Some(Instant::now() + RETRY);
+        self.timers.inspect = Some(Instant::now() + RETRY);
         Action::Nothing
     }
 
@@ -145,7 +140,9 @@ impl Member {
         match made {
             Ok(info) => {
                 (self.setup.made.consumer, self.setup.consumer) = (info.created, info.config);
-                self.unpinned().await;
+                self.reset_inbox().await;
+                // Soon, but not in here: looking may find the same again.
+                self.timers.inspect = Some(Instant::now());
             }
             Err(error) => drop(self.inspect_later(&error.to_string())),
         }
@@ -173,45 +170,6 @@ impl Member {
         true
     }
 
-    /// One that stands by looks whether somebody is active, and asks for the next message.
-    pub(super) async fn look(&mut self) {
-        self.timers.look = None;
-        if self.pin.is_some() || self.timers.expired.is_some() || !self.is_up() {
-            return;
-        }
-        let Some(info) = self.info().await else { return };
-        self.problem(None);
-        match pinned_of(&info) {
-            Some(other) => {
-                if self.is_assigned {
-                    foreign::warn!(
-                        topic = &*self.setup.topic.1,
-                        consumer = self.setup.wanted.name,
-                        "another instance of the group is the active one now"
-                    );
-                    self.lose();
-                }
-                let other = other.to_owned();
-                if self.is_abandoned(&other).await {
-                    foreign::info!(
-                        topic = &*self.setup.topic.1,
-                        consumer = self.setup.wanted.name,
-                        "the active instance is gone; it is taken over"
-                    );
-                    self.unpin().await;
-                    self.timers.look = Some(Instant::now());
-                } else if self.timers.look.is_none() {
-                    self.stand_by().await;
-                }
-            }
-            // Nobody is active, so that nobody is disturbed when it all comes again.
-            None if info.num_ack_pending > self.replies.len() => self.expire(false).await,
-            None => {
-                self.stand_by().await;
-            }
-        }
-    }
-
     /// Has all that is not acknowledged delivered again: soon, by an `ack_wait` that is lowered for a moment, or when it
     /// is over by itself.
     pub(super) async fn expire(&mut self, patiently: bool) {
@@ -234,6 +192,10 @@ impl Member {
     }
 
     pub(super) async fn expired(&mut self, is_lowered: bool) {
+        if !self.may_act() {
+            // Whoever looks at the consumer next sets it as it should be.
+            return;
+        }
         if is_lowered {
             let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
             let wait = self.setup.wanted.ack_wait;
@@ -243,11 +205,28 @@ impl Member {
                 return;
             }
         }
-        if self.pin.is_some() {
-            let todo = self.gate.expired();
-            self.timers.inspect = matches!(todo, Action::Inspect).then(Instant::now);
-        } else {
-            self.stand_by().await;
+        let todo = self.gate.expired();
+        self.timers.inspect = matches!(todo, Action::Inspect).then(Instant::now);
+    }
+
+    /// What the owner before had in its hands when it ended without a word counts as tried by it: one of these may have
+    /// ended it.
+    pub(super) async fn inherit(&mut self, held: &[Incoming]) {
+        let noted = self.setup.consumer.metadata.get(tried::KEY).map_or("", String::as_str);
+        let sequences = held.iter().map(|incoming| incoming.delivery.sequence);
+        self.tries = Tries::inherited(noted, sequences, self.is_heir);
+        if !std::mem::take(&mut self.is_heir) || held.is_empty() {
+            return;
+        }
+        let note = (tried::KEY, self.tries.note());
+        let (jetstream, stream) = (&self.setup.jetstream, &self.setup.stream.name);
+        if let Err(fault) = durable::note(jetstream, stream, &self.setup.consumer, note).await {
+            foreign::warn!(
+                topic = &*self.setup.topic.1,
+                consumer = self.setup.wanted.name,
+                %fault,
+                "that an owner ended with records in its hands could not be noted: it does not count as an attempt of each"
+            );
         }
     }
 }

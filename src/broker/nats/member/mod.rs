@@ -1,13 +1,14 @@
 //! One instance of a group in one topic, as its server sees it: the task that pulls, acknowledges, and stands by.
 //!
-//! Of all instances one is *pinned*: the server delivers to it alone. The others keep a pull of one message open, and
-//! the first that it fills makes its owner the pinned one. From there on the gate decides what is handed out.
+//! Of all instances one owns the topic, by the record that its [keeper](super::keeper) keeps. It alone pulls, and only
+//! while its lease holds; what its server delivered to the owner before comes again. From there on the gate decides what
+//! is handed out.
 //!
 //! ```text
-//!            a message with a pin                 the gate opens
+//!            the record is this one's             the gate opens
 //! standby ------------------------> recovering -------------------> flowing
 //!    ^                                                                 |
-//!    +------------ somebody else is pinned, or this one leaves --------+
+//!    +-------- somebody else has taken it, or this one leaves ---------+
 //! ```
 
 mod acknowledge;
@@ -15,23 +16,24 @@ mod inspect;
 mod leave;
 mod pull;
 
-use super::acks::Acks;
+use super::acks::{Acks, Believed};
+use super::claim::Change;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
 use super::durable::Wanted;
 use super::identity::Made;
+use super::keeper::{Tenure, Told};
 use super::link::Link;
 use super::mailbox::{Incoming, Mailbox};
 use super::message::Delivery;
 use super::publish::sleep_until;
 use super::recovery::{Action, Arrived, Gate};
-use super::returned;
+use super::tried::Tries;
 use crate::broker::{BrokerError, Partition, Position};
 use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Promise;
 use async_nats::datetime::DateTime;
-use async_nats::header::NATS_PIN_ID;
 use async_nats::jetstream::{Context, consumer, stream};
 use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
@@ -54,6 +56,7 @@ pub(super) struct Setup {
     pub(super) link: watch::Receiver<Link>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) tenure: Tenure,
     /// Index into the topics of the subscription, and its name.
     pub(super) topic: (u32, Arc<str>),
     pub(super) stream: stream::Config,
@@ -64,6 +67,8 @@ pub(super) struct Setup {
     pub(super) consumer: consumer::Config,
     pub(super) prefetch: Amount,
     pub(super) double_ack: bool,
+    /// How long the record of who owns the topic may stand still.
+    pub(super) takeover_after: Duration,
     /// How long an answer may take.
     pub(super) limit: Duration,
 }
@@ -75,14 +80,14 @@ pub(super) struct Member {
     pulled: Subscriber,
     ack_inbox: String,
     acked: Subscriber,
-    /// Where others ask whether this pin's owner is alive, while it is this one.
-    presence: Option<Subscriber>,
-    pin: Option<String>,
+    /// By which fence the topic is this one's, or was until its lease ended.
+    fence: Option<u64>,
     gate: Gate<Incoming>,
     demand: Demand,
     /// Where each message in hand, or held by the gate, is acknowledged.
     replies: HashMap<u64, Subject, foldhash::fast::RandomState>,
     acks: Acks<Subject>,
+    believed: Believed<Subject>,
     /// The acknowledgement whose answer confirms those before it, and when it was sent.
     barrier: Option<(u64, Instant)>,
     confirms: Vec<(u64, Promise<Result<(), BrokerError>>)>,
@@ -96,13 +101,15 @@ pub(super) struct Member {
     floor: u64,
     /// Given back and not delivered again.
     given_back: usize,
+    tries: Tries,
+    /// Those who owned the topic before ended without giving it back, and nobody has noted that yet.
+    is_heir: bool,
     /// How many messages are left to collect.
     collecting: usize,
     passing: Vec<Incoming>,
-    /// A pin whose owner did not answer once.
-    silent_pin: Option<String>,
     timers: Timers,
-    has_problem: bool,
+    /// What keeps this one from its work, and what keeps its keeper from the record.
+    problems: [Option<String>; 2],
     is_leaving: bool,
 }
 
@@ -111,12 +118,10 @@ pub(super) struct Member {
 struct Timers {
     /// What is delivered is told to be in work.
     progress: Option<Instant>,
-    /// The pin is kept by a pull.
-    keep_pin: Option<Instant>,
     /// A pull should have ended.
     pull_ends: Option<Instant>,
-    /// One that stands by looks at the consumer.
-    look: Option<Instant>,
+    /// Nothing was pulled, because the lease was about to end.
+    pull_again: Option<Instant>,
     /// Everything has expired; true: by an `ack_wait` that is to be set back.
     expired: Option<(Instant, bool)>,
     /// How the consumer is set is looked at.
@@ -124,6 +129,8 @@ struct Timers {
     /// An inspection that failed is tried again.
     inspect: Option<Instant>,
     barrier: Option<Instant>,
+    /// It is looked at which acknowledgements the server has.
+    floor: Option<Instant>,
 }
 
 impl Timers {
@@ -131,13 +138,13 @@ impl Timers {
         let expired = self.expired.map(|(at, _)| at);
         [
             self.progress,
-            self.keep_pin,
             self.pull_ends,
-            self.look,
+            self.pull_again,
             expired,
             self.check,
             self.inspect,
             self.barrier,
+            self.floor,
         ]
         .into_iter()
         .flatten()
@@ -159,7 +166,7 @@ enum Event {
     Command(Option<Command>),
     Pulled(Message),
     Acked(Message),
-    Asked(Message),
+    Told(Told),
     Timer,
     /// The client has ended.
     End,
@@ -178,12 +185,12 @@ impl Member {
             pulled,
             ack_inbox,
             acked,
-            presence: None,
-            pin: None,
+            fence: None,
             gate: Gate::new(),
             demand,
             replies: HashMap::default(),
             acks: Acks::new(),
+            believed: Believed::new(),
             barrier: None,
             confirms: Vec::new(),
             unanswered: 0,
@@ -192,11 +199,12 @@ impl Member {
             newest: 0,
             floor: 0,
             given_back: 0,
+            tries: Tries::default(),
+            is_heir: false,
             collecting: 0,
             passing: Vec::new(),
-            silent_pin: None,
             timers: Timers::default(),
-            has_problem: false,
+            problems: [None, None],
             is_leaving: false,
         })
     }
@@ -211,7 +219,7 @@ impl Member {
                 command = self.setup.commands.recv() => Event::Command(command),
                 message = self.pulled.next() => message.map_or(Event::End, Event::Pulled),
                 message = self.acked.next() => message.map_or(Event::End, Event::Acked),
-                Some(message) = next_of(&mut self.presence) => Event::Asked(message),
+                Some(told) = self.setup.tenure.told.recv() => Event::Told(told),
                 () = sleep_until(wake_at) => Event::Timer,
             };
             match event {
@@ -219,11 +227,7 @@ impl Member {
                 Event::Command(command) => self.obey(command).await,
                 Event::Pulled(message) => self.pulled(message).await,
                 Event::Acked(message) => self.acked(&message),
-                Event::Asked(message) => {
-                    if let Some(reply) = message.reply {
-                        let _ = self.setup.client.publish(reply, bytes::Bytes::new()).await;
-                    }
-                }
+                Event::Told(told) => self.told(told).await,
                 Event::Timer => self.timer().await,
                 Event::End => return,
             }
@@ -233,6 +237,53 @@ impl Member {
 
     fn is_up(&self) -> bool {
         self.setup.link.borrow().is_up
+    }
+
+    /// Whether the topic is this one's just now: nothing is asked of its consumer, and nothing said to it, otherwise.
+    fn may_act(&self) -> bool {
+        self.is_up() && !self.vouched_for().is_zero()
+    }
+
+    /// How long the topic is this one's still.
+    fn vouched_for(&self) -> Duration {
+        self.fence.map_or(Duration::ZERO, |fence| self.setup.mailbox.vouched_for(self.setup.topic.0, fence))
+    }
+
+    async fn told(&mut self, told: Told) {
+        match told {
+            Told::Change(Change::Taken { fence, from_silent }) => {
+                let (topic, group) = (&*self.setup.topic.1, &self.setup.wanted.name);
+                if from_silent {
+                    foreign::info!(topic, consumer = group, "the active instance is gone; it is taken over");
+                }
+                foreign::info!(
+                    topic,
+                    consumer = group,
+                    fence,
+                    "this instance is the active one of its group"
+                );
+                (self.fence, self.is_heir) = (Some(fence), from_silent);
+                self.carry_out(Action::Inspect).await;
+            }
+            // Acknowledgements were kept, and pulls have ended.
+            Told::Change(Change::Regained) => self.carry_out(Action::Inspect).await,
+            Told::Change(Change::Lost) => {
+                foreign::warn!(
+                    topic = &*self.setup.topic.1,
+                    consumer = self.setup.wanted.name,
+                    "another instance of the group is the active one now"
+                );
+                self.fence = None;
+                self.timers = Timers::default();
+                self.reset_inbox().await;
+                let others = "another instance of the group owns the topic now".to_owned();
+                self.forget_acks(&Err(BrokerError::Transient(others)));
+                self.lose();
+                self.problem(None);
+            }
+            Told::Change(Change::Released) => self.fence = None,
+            Told::Problem(problem) => self.set_problem(1, problem),
+        }
     }
 
     async fn link_changed(&mut self) {
@@ -250,25 +301,24 @@ impl Member {
             self.hand_out();
             self.carry_out(todo).await;
         }
-        if self.pin.is_some() {
-            self.carry_out(Action::Inspect).await;
-        } else {
-            self.look().await;
-        }
+        self.problem(None);
+        self.carry_out(Action::Inspect).await;
     }
 
     async fn obey(&mut self, command: Option<Command>) {
         match command {
             Some(Command::Turn { settled, taken }) => {
                 self.demand.taken(taken);
+                let may_act = self.may_act();
                 for (generation, sequence) in settled {
                     // The same number may be another record by now, which nobody has handled.
                     if !self.is_assigned || generation != self.generation {
                         continue;
                     }
                     self.gate.forget(sequence);
+                    self.tries.settled(sequence);
                     if let Some(reply) = self.replies.remove(&sequence) {
-                        self.acknowledge(reply).await;
+                        self.acknowledge(sequence, reply, may_act).await;
                     }
                 }
                 self.confirm_some().await;
@@ -278,6 +328,7 @@ impl Member {
                 self.gate.forget(sequence);
                 if let Some(reply) = self.replies.remove(&sequence) {
                     self.given_back += 1;
+                    self.tries.given_back(sequence);
                     self.give_back(reply, delay).await;
                 }
             }
@@ -312,20 +363,20 @@ impl Member {
     /// A message that was pulled, or what the server says of a pull.
     async fn message(&mut self, message: Message) -> Action<Incoming> {
         let delivery = message.reply.as_ref().and_then(|reply| Delivery::of(reply));
-        let (Some(delivery), None) = (delivery, message.status) else { return self.status(&message).await };
+        let (Some(mut delivery), None) = (delivery, message.status) else { return self.status(&message) };
+        if self.fence.is_none() {
+            // Of a pull that reached the server when another owned the topic already: it comes to that one again.
+            return Action::Nothing;
+        }
         let reply = message.reply.clone().expect("a delivery has one");
         let Delivery { sequence, number, .. } = delivery;
         self.newest = self.newest.max(sequence);
         let bytes = message.length;
         self.demand.arrived(bytes);
-        let mut todo = Action::Nothing;
-        if self.pin.is_none() {
-            let pin = message.headers.as_ref().and_then(|headers| headers.get_last(NATS_PIN_ID));
-            todo = self.pinned(pin.map(ToString::to_string).unwrap_or_default(), number).await;
-        }
         if delivery.times > 1 {
             self.given_back = self.given_back.saturating_sub(1);
         }
+        delivery.times = self.tries.of(sequence);
         if self.gate.would_forget(number - 1) {
             // Dropped, it comes again when the consumer is looked at.
             let Ok(false) = self.is_made_anew().await else { return Action::Inspect };
@@ -344,7 +395,10 @@ impl Member {
                 // It was told to be in work: somebody may have died who had lowered the `ack_wait`.
                 self.timers.check.get_or_insert_with(|| Instant::now() + CHECK);
             }
-            Arrived::Settled => self.acknowledge(reply).await,
+            Arrived::Settled => {
+                let may_act = self.may_act();
+                self.acknowledge(sequence, reply, may_act).await;
+            }
         }
         if self.timers.progress.is_none() {
             self.timers.progress = Some(Instant::now() + self.progress_every());
@@ -359,40 +413,16 @@ impl Member {
                 return self.gate.collected();
             }
         }
-        std::mem::replace(&mut todo, Action::Nothing)
-    }
-
-    /// The first message under a pin: from now on the server delivers to this one.
-    async fn pinned(&mut self, pin: String, number: u64) -> Action<Incoming> {
-        let (topic, group) = (&self.setup.topic.1, &self.setup.wanted.name);
-        foreign::info!(topic = &**topic, consumer = group, "this instance is the active one of its group");
-        self.presence = self.setup.client.subscribe(presence_subject(&pin)).await.ok();
-        self.pin = Some(pin);
-        self.silent_pin = None;
-        self.timers.look = None;
-        self.timers.keep_pin = Some(Instant::now() + self.keep_pin_every());
-        if self.is_assigned && self.gate.next().is_some_and(|next| next < number) {
-            // Somebody else was in between.
-            self.lose();
-        }
-        if self.gate.is_open() { Action::Nothing } else { Action::Inspect }
+        Action::Nothing
     }
 
     /// Hands out what the gate held; from now on it passes.
-    fn open(&mut self, mut held: Vec<Incoming>) {
+    async fn open(&mut self, mut held: Vec<Incoming>) {
         self.problem(None);
         let topic = self.setup.topic.0;
-        if !self.is_assigned {
-            let noted = self
-                .setup
-                .consumer
-                .metadata
-                .get(returned::KEY)
-                .map_or_else(HashMap::new, |text| returned::read(text));
-            for Incoming { delivery, .. } in &mut held {
-                let returned = noted.get(&delivery.sequence).copied().unwrap_or(0);
-                delivery.times = delivery.times.saturating_sub(returned).max(1);
-            }
+        if let Some(fence) = self.fence.filter(|_| !self.is_assigned) {
+            // Noted before anything of it can start.
+            self.inherit(&held).await;
             self.is_assigned = true;
             self.generation += 1;
             let partition = Partition { topic, partition: 0, generation: self.generation };
@@ -406,19 +436,24 @@ impl Member {
                     "what was delivered before and not acknowledged is handled first, in its order"
                 );
             }
-            self.setup.mailbox.assign(partition, Position { watermark, ahead: Vec::new() });
+            self.setup.mailbox.assign(partition, fence, Position { watermark, ahead: Vec::new() });
         }
-        held.iter().for_each(|incoming| self.demand.waits(incoming.bytes()));
+        for incoming in &mut held {
+            incoming.delivery.times = self.tries.of(incoming.delivery.sequence);
+            self.demand.waits(incoming.bytes());
+        }
         self.setup.mailbox.put(topic, held);
     }
 
-    /// Another instance is the active one: what is here counts no more.
+    /// What is here counts no more.
     fn lose(&mut self) {
         self.passing.clear();
         self.replies.clear();
+        self.believed.clear();
         self.gate = Gate::new();
         self.demand = Demand::new(self.setup.prefetch);
         self.given_back = 0;
+        self.tries = Tries::default();
         if std::mem::take(&mut self.is_assigned) {
             self.setup.mailbox.lose(self.setup.topic.0);
         }
@@ -426,9 +461,14 @@ impl Member {
 
     /// What keeps this one from its work, for the health of its subscription; none: nothing any more.
     fn problem(&mut self, problem: Option<String>) {
-        if problem.is_some() || self.has_problem {
-            self.has_problem = problem.is_some();
-            self.setup.mailbox.set_problem(self.setup.topic.0, problem);
+        self.set_problem(0, problem);
+    }
+
+    fn set_problem(&mut self, which: usize, problem: Option<String>) {
+        if self.problems[which] != problem {
+            self.problems[which] = problem;
+            let first = self.problems.iter().flatten().next().cloned();
+            self.setup.mailbox.set_problem(self.setup.topic.0, first);
         }
     }
 
@@ -440,12 +480,14 @@ impl Member {
         if take_due(&mut self.timers.barrier, now) {
             self.barrier_is_due().await;
         }
-        if take_due(&mut self.timers.keep_pin, now) {
-            self.keep_pin().await;
+        if take_due(&mut self.timers.floor, now) {
+            self.look_at_floor().await;
         }
         if let Some((_, is_lowered)) = self.timers.expired.take_if(|(at, _)| *at <= now) {
             self.expired(is_lowered).await;
         }
+        // Asked again behind each event.
+        take_due(&mut self.timers.pull_again, now);
         let has_ended = take_due(&mut self.timers.pull_ends, now);
         if has_ended && self.gate.is_collecting() {
             // A server that may not deliver anything new, for what is unacknowledged, does not say that no more comes.
@@ -460,14 +502,11 @@ impl Member {
             );
             self.carry_out(Action::Inspect).await;
         }
-        if take_due(&mut self.timers.check, now) && self.timers.expired.is_none() && self.is_up() {
+        if take_due(&mut self.timers.check, now) && self.timers.expired.is_none() && self.may_act() {
             self.check().await;
         }
         if take_due(&mut self.timers.inspect, now) {
             self.carry_out(Action::Inspect).await;
-        }
-        if take_due(&mut self.timers.look, now) {
-            self.look().await;
         }
     }
 
@@ -478,23 +517,12 @@ impl Member {
                 Action::Inspect => self.inspect().await,
                 Action::Collect(records) => return self.collect(records).await,
                 Action::Expire { patiently } => return self.expire(patiently).await,
-                Action::Open(held) => return self.open(held),
+                Action::Open(held) => return self.open(held).await,
                 Action::BeginAnew => {
                     self.lose();
                     Action::Inspect
                 }
             };
         }
-    }
-}
-
-fn presence_subject(pin: &str) -> String {
-    format!("keylane.pin.{pin}")
-}
-
-async fn next_of(subscriber: &mut Option<Subscriber>) -> Option<Message> {
-    match subscriber {
-        Some(subscriber) => subscriber.next().await,
-        None => std::future::pending().await,
     }
 }

@@ -1,64 +1,55 @@
 //! What a member asks its server for, and what the server says of it.
 
-use super::{Action, Incoming, Member, presence_subject};
-use crate::broker::nats::api;
+use super::{Action, Incoming, Member};
 use crate::broker::nats::demand::{Amount, Request};
-use crate::broker::nats::durable::PIN_GROUP;
 use crate::foreign;
 use async_nats::{Message, StatusCode};
 use std::fmt::Write;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a pull that stands by is open at most, and so how often one that stands by looks at the consumer.
-const STANDBY: Duration = Duration::from_secs(1);
-/// The longest that a pull is open.
+/// The longest that a pull is open, and the shortest that is worth one.
 const LONGEST_PULL: Duration = Duration::from_secs(10);
+const SHORTEST_PULL: Duration = Duration::from_millis(20);
 /// How much longer than it says a pull may take to end before it is taken for lost.
 const GRACE: Duration = Duration::from_secs(2);
 /// What is collected and does not come within this time after what came before it is not there to be delivered.
 pub(super) const COLLECTED: Duration = Duration::from_millis(250);
-/// How long the owner of a pin may take to say that it is there.
-const PRESENCE: Duration = Duration::from_millis(250);
-/// After it did not, the next time that it is asked.
-const PRESENCE_AGAIN: Duration = Duration::from_millis(150);
+
+/// The server's answer to a pull that its consumer does not take.
+const BAD_REQUEST: u16 = 400;
 
 /// Why something is pulled: the last token of where the answers come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Flow,
-    /// To keep the pin, with room for no message.
-    KeepPin,
     Collect,
-    Standby,
 }
 
 impl Purpose {
     fn token(self) -> &'static str {
         match self {
             Self::Flow => "flow",
-            Self::KeepPin => "keep",
             Self::Collect => "collect",
-            Self::Standby => "standby",
         }
     }
 
     fn of(subject: &str) -> Option<Self> {
         let token = subject.rsplit('.').next()?;
-        [Self::Flow, Self::KeepPin, Self::Collect, Self::Standby]
-            .into_iter()
-            .find(|purpose| purpose.token() == token)
+        [Self::Flow, Self::Collect].into_iter().find(|purpose| purpose.token() == token)
     }
 }
 
 impl Member {
-    /// How often the pin is kept: a pin is lost when it is not used for `takeover_after`.
-    pub(super) fn keep_pin_every(&self) -> Duration {
-        (self.setup.wanted.takeover_after / 3).min(LONGEST_PULL)
+    /// How long a pull may be open: never longer than the lease, so that none of an owner that is frozen or cut off is open
+    /// when another owns the topic. It would go on to take what is delivered.
+    fn pull_for(&self) -> Duration {
+        let third = self.setup.takeover_after / 3;
+        self.vouched_for().min(third).min(LONGEST_PULL)
     }
 
     async fn pull(&mut self, purpose: Purpose, request: Request, expires: Option<Duration>) {
-        let mut payload = format!(r#"{{"batch":{},"group":"{PIN_GROUP}""#, request.records);
+        let mut payload = format!(r#"{{"batch":{}"#, request.records);
         match expires {
             Some(expires) => {
                 let _ = write!(payload, r#","expires":{}"#, expires.as_nanos());
@@ -68,9 +59,6 @@ impl Member {
         if let Some(bytes) = request.bytes {
             let _ = write!(payload, r#","max_bytes":{bytes}"#);
         }
-        if let Some(pin) = &self.pin {
-            let _ = write!(payload, r#","id":"{pin}""#);
-        }
         payload.push('}');
         let subject =
             format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.setup.stream.name, self.setup.wanted.name);
@@ -78,31 +66,25 @@ impl Member {
         let now = Instant::now();
         // Lost with its connection, which is heard of.
         let _ = self.setup.client.publish_with_reply(subject, inbox, payload.into()).await;
-        if self.pin.is_some() {
-            self.timers.keep_pin = Some(now + self.keep_pin_every());
-        }
-        match purpose {
-            Purpose::Flow => self.timers.pull_ends = Some(now + expires.unwrap_or_default() + GRACE),
-            Purpose::Collect => self.timers.pull_ends = Some(now + COLLECTED),
-            Purpose::KeepPin | Purpose::Standby => {}
-        }
+        self.timers.pull_ends = Some(match purpose {
+            Purpose::Flow => now + expires.unwrap_or_default() + GRACE,
+            Purpose::Collect => now + COLLECTED,
+        });
     }
 
     /// Asks for what there is room for, while all that comes is handed out.
     pub(super) async fn ask(&mut self) {
-        if self.pin.is_none() || !self.gate.is_open() || self.is_leaving || !self.is_up() {
+        if !self.gate.is_open() || self.is_leaving || !self.may_act() {
+            return;
+        }
+        let expires = self.pull_for();
+        if expires < SHORTEST_PULL {
+            // Renewed in time it is no news.
+            self.timers.pull_again = Some(Instant::now() + super::RETRY);
             return;
         }
         while let Some(request) = self.demand.next(self.given_back.min(64)) {
-            self.pull(Purpose::Flow, request, Some(self.keep_pin_every())).await;
-        }
-    }
-
-    pub(super) async fn keep_pin(&mut self) {
-        if self.pin.is_some() && self.is_up() {
-            // No message is as small.
-            let request = Request { records: 1, bytes: Some(1) };
-            self.pull(Purpose::KeepPin, request, Some(self.keep_pin_every() / 2)).await;
+            self.pull(Purpose::Flow, request, Some(expires)).await;
         }
     }
 
@@ -111,14 +93,8 @@ impl Member {
         self.pull(Purpose::Collect, Request { records, bytes: None }, None).await;
     }
 
-    pub(super) async fn stand_by(&mut self) {
-        let open = STANDBY.min(self.setup.wanted.takeover_after / 2);
-        self.pull(Purpose::Standby, Request { records: 1, bytes: None }, Some(open)).await;
-        self.timers.look = Some(Instant::now() + open + Duration::from_millis(50));
-    }
-
     /// What the server says of a pull.
-    pub(super) async fn status(&mut self, message: &Message) -> Action<Incoming> {
+    pub(super) fn status(&mut self, message: &Message) -> Action<Incoming> {
         let Some((status, purpose)) = message.status.zip(Purpose::of(&message.subject)) else {
             return Action::Nothing;
         };
@@ -129,11 +105,9 @@ impl Member {
         };
         match (status, purpose) {
             (StatusCode::IDLE_HEARTBEAT, _) => return Action::Nothing,
-            (StatusCode::PIN_ID_MISMATCH, _) if self.pin.is_some() => {
-                self.unpinned().await;
-                return Action::Nothing;
-            }
             (StatusCode::NO_RESPONDERS, _) => return self.nobody_answers(),
+            // Of a consumer that somebody has changed in between, which is set as it should be when it is looked at.
+            (status, _) if status.as_u16() == BAD_REQUEST => return self.nobody_answers(),
             _ => {}
         }
         let is_gone = description.eq_ignore_ascii_case("consumer deleted");
@@ -158,8 +132,6 @@ impl Member {
                 self.demand.ended(missing, description.starts_with("Message Size Exceeds"));
             }
             Purpose::Collect => return self.gate.collected(),
-            Purpose::Standby => self.timers.look = Some(Instant::now()),
-            Purpose::KeepPin => {}
         }
         Action::Nothing
     }
@@ -167,29 +139,9 @@ impl Member {
     /// The consumer, its stream, or JetStream is gone.
     fn nobody_answers(&mut self) -> Action<Incoming> {
         self.demand.forget();
-        if self.pin.is_some() {
-            // Not at once: it may be that a server is just coming up.
-            self.timers.inspect.get_or_insert(Instant::now() + super::RETRY);
-        } else {
-            self.timers.look = Some(Instant::now() + super::RETRY);
-        }
+        // Not at once: it may be that a server is just coming up.
+        self.timers.inspect.get_or_insert(Instant::now() + super::RETRY);
         Action::Nothing
-    }
-
-    /// The pin is not this one's any more.
-    pub(super) async fn unpinned(&mut self) {
-        foreign::info!(
-            topic = &*self.setup.topic.1,
-            consumer = self.setup.wanted.name,
-            "this instance is not pinned any more; it goes on if nobody else is"
-        );
-        self.pin = None;
-        self.presence = None;
-        self.timers.keep_pin = None;
-        self.timers.pull_ends = None;
-        self.reset_inbox().await;
-        // Soon, but not in here: looking may find the same again.
-        self.timers.look = Some(Instant::now());
     }
 
     /// Another inbox, so that no pull of before brings anything any more.
@@ -199,28 +151,5 @@ impl Member {
         if let Ok(pulled) = self.setup.client.subscribe(format!("{inbox}.*")).await {
             (self.inbox, self.pulled) = (inbox, pulled);
         }
-    }
-
-    pub(super) async fn unpin(&mut self) {
-        let _ =
-            api::unpin(&self.setup.jetstream, &self.setup.stream.name, &self.setup.wanted.name, PIN_GROUP)
-                .await;
-    }
-
-    /// Whether nobody owns this pin: twice, a moment apart, the server knew of nobody who listens for it.
-    pub(super) async fn is_abandoned(&mut self, pin: &str) -> bool {
-        let request = async_nats::client::Request::new().timeout(Some(PRESENCE));
-        let asked = self.setup.client.send_request(presence_subject(pin), request).await;
-        let is_silent =
-            asked.is_err_and(|error| error.kind() == async_nats::client::RequestErrorKind::NoResponders);
-        if is_silent && self.silent_pin.as_deref() == Some(pin) {
-            self.silent_pin = None;
-            return true;
-        }
-        self.silent_pin = is_silent.then(|| pin.to_owned());
-        if is_silent {
-            self.timers.look = Some(Instant::now() + PRESENCE_AGAIN);
-        }
-        false
     }
 }
