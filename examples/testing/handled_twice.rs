@@ -25,8 +25,7 @@ fn main() {
             sim.publish("customers", moved.expect("it is valid"));
         }
         sim.settle();
-        let addresses = addresses.lock().expect("no handler panics").clone();
-        addresses
+        addresses.lock().expect("no handler panics").clone()
     });
     println!("each record may be handled twice");
 }

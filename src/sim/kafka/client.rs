@@ -155,7 +155,8 @@ impl Client {
             group.owners.insert(at.clone(), (member, group.generation));
             let fence = group.generation;
             let committed = group.committed.get(&at).cloned();
-            self.assign(&cluster.topics[&at.0][partition as usize], &at.0, partition, fence, committed, now);
+            let log = &cluster.topics[&at.0][partition as usize];
+            self.assign(log, &at.0, partition, fence, committed.as_ref(), now);
         }
         before != (self.mail.len(), self.lease.holds(now))
     }
@@ -166,7 +167,7 @@ impl Client {
         topic: &str,
         partition: u32,
         fence: u64,
-        committed: Option<(u64, String)>,
+        committed: Option<&(u64, String)>,
         now: Instant,
     ) {
         let index = self.spec.topics.iter().position(|of| **of == *topic).expect("it asked for it");
@@ -174,7 +175,7 @@ impl Client {
         let is_later = self.had.contains(&place) || partition >= self.partitions_before[index];
         self.had.insert(place);
         let start = if is_later { Start::Earliest } else { self.spec.start };
-        let committed = committed.as_ref().map(|(offset, text)| (*offset, text.as_str()));
+        let committed = committed.map(|(offset, text)| (*offset, text.as_str()));
         let begun = begin(committed, log.id, (log.low, log.end()), start);
         self.generations += 1;
         let id = Partition { topic: place.0, partition, generation: self.generations };
@@ -204,7 +205,6 @@ impl Client {
             }
             let log = &cluster.topics[&*held.topic][held.id.partition as usize];
             match held.watch.answered(held.next, (log.low, log.readable()), now) {
-                Finding::Nothing => {}
                 Finding::Stalled => held.fetch = held.next,
                 Finding::Gone => {
                     self.mail.push(Polled::Gone(held.id, removed(held.next, log.low)));
@@ -214,7 +214,7 @@ impl Client {
                     let reason = format!("the log ends at {} and {} was to come next", log.end(), held.next);
                     held.begin_anew(log, reason, &mut self.generations, &mut self.mail);
                 }
-                Finding::Ended => {}
+                Finding::Nothing | Finding::Ended => {}
             }
         }
     }

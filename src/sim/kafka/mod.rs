@@ -41,7 +41,7 @@ pub struct KafkaModel(Arc<Mutex<Cluster>>);
 impl KafkaModel {
     /// A cluster in this world with these topics and their numbers of partitions.
     pub fn new(world: &World, topics: &[(&str, u32)]) -> Self {
-        let last_id = topics.len() as i64;
+        let last_id = (1..).zip(topics).last().map_or(0, |(id, _)| id);
         let logs = |id, partitions| (0..partitions).map(|_| Log::new(id)).collect();
         let topics =
             (1..).zip(topics).map(|(id, (name, partitions))| ((*name).to_owned(), logs(id, *partitions)));
