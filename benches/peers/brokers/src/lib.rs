@@ -1,6 +1,7 @@
 //! The contest over real brokers: keylane, the clients alone, RustStream, and two variants on the JVM. Each run is one
 //! process that prints one line of JSON. What the shapes are is defined in `benches/README.md`.
 
+mod book;
 mod java;
 mod kafka;
 mod nats;
@@ -69,6 +70,9 @@ struct Run {
     /// Records; by default as many as fit the variant and the handler.
     #[arg(long)]
     n: Option<u64>,
+    /// The group in which this process is the one that is killed.
+    #[arg(long, hide = true)]
+    dies_in: Option<String>,
 }
 
 impl Run {

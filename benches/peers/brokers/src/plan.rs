@@ -28,7 +28,8 @@ const SERIAL: [&str; 4] = ["raw", "raw_pinned", "ruststream", "plain_consumer"];
 /// How many records a run has: enough to last a second or more where it is fast, and not many times as long where it
 /// is slow. It depends on nothing but these, so that the topics can be loaded ahead.
 pub(crate) fn records(contest: &str, variant: &str, shape: &str, handler_us: u64) -> u64 {
-    let is_serial = SERIAL.contains(&variant) && handler_us > 0;
+    // Who is killed has as many as the others, however long they take it.
+    let is_serial = SERIAL.contains(&variant) && handler_us > 0 && !shape.starts_with("killed");
     match (contest, shape, handler_us) {
         // One after the other, 1 s to 5 s.
         (_, _, 1..5_000) if is_serial => 2_000,
@@ -39,8 +40,8 @@ pub(crate) fn records(contest: &str, variant: &str, shape: &str, handler_us: u64
         ("nats", "publish", _) => 100_000,
         ("nats", _, 0) => 200_000,
         // The first key alone has 13 of 100, one after the other: 2.7 s.
-        (_, "consume_zipf" | "failing_zipf", 1..5_000) => 20_000,
-        (_, "consume_zipf" | "failing_zipf", _) => 2_000,
+        (_, "consume_zipf" | "failing_zipf" | "killed" | "killed_paced", 1..5_000) => 20_000,
+        (_, "consume_zipf" | "failing_zipf" | "killed" | "killed_paced", _) => 2_000,
         // 20 to 100 for each key.
         ("kafka", _, 1..5_000) => 100_000,
         ("kafka", ..) => 40_000,
@@ -49,7 +50,7 @@ pub(crate) fn records(contest: &str, variant: &str, shape: &str, handler_us: u64
     }
 }
 
-/// All of them; those that are quick have a quarter of the records, no handlers of 10 ms and no keys by Zipf.
+/// All that the contest compares, so none that is killed; those that are quick have a quarter of the records, no handlers of 10 ms and no keys by Zipf.
 pub(crate) fn all(is_quick: bool) -> Vec<Plan> {
     let mut plans = Vec::new();
     let mut variants =

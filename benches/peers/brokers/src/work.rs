@@ -1,17 +1,20 @@
 //! What every handler of this contest does, whoever runs it, and what is seen of it.
 
+use crate::book::Book;
 use crate::record::{KEYS, Mark};
 use measure::{Check, Concurrency, Measured, Meter, Running};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A run in which nothing ends for so long is over; what is missing is lost.
 pub(crate) const STALLED: Duration = Duration::from_secs(15);
 /// Joining a group may take longer.
 pub(crate) const JOINING: Duration = Duration::from_mins(1);
+/// When all records are handled, some that another process has handled may still be handled again.
+const REPEATING: Duration = Duration::from_secs(1);
 /// How often is looked whether a run is over.
 const LOOK: Duration = Duration::from_millis(1);
 /// A failing record fails so many times before it succeeds.
@@ -34,6 +37,8 @@ pub(crate) struct Work {
     handled: [Stripe; STRIPES],
     has_begun: AtomicBool,
     meter: Mutex<Option<Meter>>,
+    /// Where several processes share the records.
+    book: Option<Arc<Book>>,
 }
 
 /// A count on a cache line of its own.
@@ -68,7 +73,13 @@ impl Work {
             handled: std::array::from_fn(|_| Stripe::default()),
             has_begun: AtomicBool::new(false),
             meter: Mutex::new(None),
+            book: None,
         }
+    }
+
+    /// With what is handled written down, and counted together with what other processes have handled.
+    pub(crate) fn written_in(self, book: Arc<Book>) -> Self {
+        Self { book: Some(book), ..self }
     }
 
     pub(crate) fn records(&self) -> u64 {
@@ -143,25 +154,37 @@ impl Work {
         self.check.handled_concurrently(mark.key, mark.seq);
         // ORDERING: Relaxed; a count, read until it is complete.
         self.handled[Stripe::here()].0.fetch_add(1, Ordering::Relaxed);
+        if let Some(book) = &self.book {
+            book.handled(mark.index);
+        }
         Ok(())
     }
 
-    fn handled(&self) -> u64 {
+    /// How many records were handled, also by others, and how often one was by this process.
+    fn handled(&self) -> (u64, u64) {
         // ORDERING: Relaxed; a look at counters that others raise.
-        self.handled.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
+        let own = self.handled.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum();
+        (self.book.as_ref().map_or(own, |book| book.records()), own)
     }
 
-    /// Waits until all records are handled, or nothing ends any more; says for how long nothing has ended then.
+    /// Waits until all records are handled, and none of another process again, or nothing ends any more; says for how
+    /// long nothing has ended then.
     pub(crate) fn wait(&self) -> Duration {
-        let (mut before, mut since) = (0, Instant::now());
+        let (mut before, mut since) = (self.handled(), Instant::now());
         loop {
             let handled = self.handled();
-            if handled >= self.records {
+            let is_over = handled.0 >= self.records;
+            if is_over && self.book.is_none() {
                 return Duration::ZERO;
             }
-            if handled > before {
+            let patience = match handled {
+                _ if is_over => REPEATING,
+                (_, 0) => JOINING,
+                _ => STALLED,
+            };
+            if handled != before {
                 (before, since) = (handled, Instant::now());
-            } else if since.elapsed() > if handled == 0 { JOINING } else { STALLED } {
+            } else if since.elapsed() > patience {
                 return since.elapsed();
             }
             std::thread::sleep(LOOK);
@@ -171,18 +194,17 @@ impl Work {
     /// What was found, once a run has ended that had waited so long in vain.
     ///
     /// # Errors
-    /// If no record came at all: that says nothing of the variant.
+    /// If no record came at all: that says nothing of the variant. If the book of several processes can't be read.
     pub(crate) fn measured(&self, in_vain: Duration) -> Result<Measured, String> {
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut cost = meter.map(Meter::stop).ok_or("not a single record came")?;
         cost.seconds -= in_vain.as_secs_f64();
         let most = self.concurrency.most();
-        Ok(Measured {
-            cost,
-            max_concurrency: (most > 0).then_some(most),
-            tally: self.check.tally(self.records),
-            ..Measured::default()
-        })
+        let tally = match &self.book {
+            None => self.check.tally(self.records),
+            Some(book) => book.tally().map_err(|error| error.to_string())?,
+        };
+        Ok(Measured { cost, max_concurrency: (most > 0).then_some(most), tally, ..Measured::default() })
     }
 }
 

@@ -59,8 +59,8 @@ fn consume(place: &Place, work: Work) -> Result<Outcome, Box<dyn std::error::Err
         measured,
         workers: WORKERS,
         settings: format!(
-            "subscribe_envelopes, {handler}, in_flight_records {in_flight}, else defaults: tracked commits, each \
-             second at most; a failed record is tried again after {BACKOFF:?}, exponential, full jitter, its key waiting"
+            "subscribe_envelopes, {handler}, in_flight_records {in_flight}, else defaults: tracked commits, one in \
+             20 ms at most; a failed record is tried again after {BACKOFF:?}, exponential, full jitter, its key waiting"
         ),
         version: version_of("keylane"),
     })

@@ -2,11 +2,11 @@
 
 use super::{PARTITIONS, servers};
 use crate::record::{Keys, Mark};
-use keylane::{Config, Envelope};
+use keylane::{Bus, Config, Envelope};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Publishes without an answer yet.
@@ -54,29 +54,49 @@ impl Topic {
         Ok(Some(stored))
     }
 
-    fn load(&self, url: &str) -> Result<(), Box<dyn std::error::Error>> {
-        let mut config = Config::default();
-        url.clone_into(&mut config.url);
-        config.kafka.create_topics = true;
-        config.kafka.partitions = PARTITIONS;
-        config.publisher.records = 2 * WINDOW;
-        config.publisher.bytes = 256 << 20;
-        let bus = keylane::connect_with(config).wait()?;
+    fn load(&self, url: &str) -> Result<(), Failed> {
         let name = self.name();
-        bus.create_topic(&name).wait()?;
-        let mut receipts = VecDeque::new();
-        for mark in self.keys.marks(self.records) {
-            receipts.push_back(bus.publish(&name, envelope(mark)?));
-            if receipts.len() >= WINDOW {
-                receipts.pop_front().map(keylane::Op::wait).transpose()?;
-            }
-        }
-        for receipt in receipts {
-            receipt.wait()?;
-        }
-        bus.close(TIMEOUT).wait();
-        Ok(())
+        publish(&create(url, &name)?, &name, self.keys.marks(self.records), Duration::ZERO)
     }
+}
+
+pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes a topic; what is told publishes to it.
+pub(super) fn create(url: &str, name: &str) -> Result<Bus, Failed> {
+    let mut config = Config::default();
+    url.clone_into(&mut config.url);
+    config.kafka.create_topics = true;
+    config.kafka.partitions = PARTITIONS;
+    config.publisher.records = 2 * WINDOW;
+    config.publisher.bytes = 256 << 20;
+    let bus = keylane::connect_with(config).wait()?;
+    bus.create_topic(name).wait()?;
+    Ok(bus)
+}
+
+/// Publishes the records of a topic, one each time that `every` has passed, and closes the bus.
+pub(super) fn publish(
+    bus: &Bus,
+    topic: &str,
+    marks: impl Iterator<Item = Mark>,
+    every: Duration,
+) -> Result<(), Failed> {
+    let mut due = Instant::now();
+    let mut receipts = VecDeque::new();
+    for mark in marks {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += every;
+        receipts.push_back(bus.publish(topic, envelope(mark)?));
+        if receipts.len() >= WINDOW {
+            receipts.pop_front().map(keylane::Op::wait).transpose()?;
+        }
+    }
+    for receipt in receipts {
+        receipt.wait()?;
+    }
+    bus.close(TIMEOUT).wait();
+    Ok(())
 }
 
 /// 300 bytes as it is stored.
