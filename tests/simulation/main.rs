@@ -5,6 +5,8 @@
 //!     KEYLANE_SIMULATION=Memory:42 cargo test --features sim --test simulation one -- --ignored --nocapture
 //!     tests/simulation/plants                                      # that planted faults are found
 
+#![cfg_attr(not(feature = "kafka"), allow(unused_variables, dead_code, reason = "of the models of brokers"))]
+
 mod cluster;
 mod history;
 mod judge;
