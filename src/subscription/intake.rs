@@ -277,7 +277,8 @@ impl<I: Invoke> Intake<I> {
             *self.setup.shared.window_full.lock() = None;
         }
         // With no room the poll goes on, for rebalances, and hands out no record.
-        let takes = has_room && !self.is_paused && self.batch.is_empty() && self.lease.holds(now);
+        let is_leased = self.lease.holds(now);
+        let takes = has_room && !self.is_paused && self.batch.is_empty() && is_leased;
         let records = if takes { room.min(distance_left).min(FETCH) } else { 0 };
         let mut polled = std::mem::take(&mut self.polled);
         let lease_ends = self.lease.ends();
@@ -304,6 +305,8 @@ impl<I: Invoke> Intake<I> {
             self.lease.heard(lease_ends);
             is_busy = true;
         }
+        // What waits for it goes on with the next turn.
+        is_busy |= !is_leased && self.lease.holds(now);
         self.arrivals.flush(&mut self.batch);
         is_busy
     }
@@ -341,7 +344,8 @@ impl<I: Invoke> Intake<I> {
             settles_first.then(|| Ledger::restore(position.watermark, position.ahead.iter().cloned()));
         let ledger = Ledger::restore(position.watermark, position.ahead);
         let slot = self.partitions.assign(id.topic, id.partition, ledger);
-        let assignment = Arc::new(Assignment::new(topic, id, self.lease.clone(), self.setup.consumer.fence(id)));
+        let assignment =
+            Arc::new(Assignment::new(topic, id, self.lease.clone(), self.setup.consumer.fence(id)));
         let assigned = Assigned { slot, assignment, ownership: Ownership::new(), handled };
         match self.assigned.get_mut(slot.index()) {
             Some(before) => *before = assigned,
@@ -415,7 +419,8 @@ impl<I: Invoke> Intake<I> {
         // lost with it.
         if self.setup.shared.settles_first
             && (!self.lease.holds(now)
-                || self.timers.is_broker_resting(now) || !self.commit(now, Extent::Full, Durability::Confirmed))
+                || self.timers.is_broker_resting(now)
+                || !self.commit(now, Extent::Full, Durability::Confirmed))
         {
             return false;
         }

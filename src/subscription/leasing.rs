@@ -21,11 +21,7 @@ impl<I: Invoke> Runner<I> {
     /// Such a handler has made no attempt: the record comes again, from the broker or, if only the lease was over, from
     /// where it stands.
     #[cold]
-    pub(super) fn interrupted(
-        &mut self,
-        job: &mut Delivery,
-        failure: Failure,
-    ) -> Outcome<Leased<I::Future>> {
+    pub(super) fn interrupted(&mut self, job: &mut Delivery, failure: Failure) -> Outcome<Leased<I::Future>> {
         foreign::discard(failure);
         if job.event.assignment().is_stopping() {
             return self.returned(job);

@@ -69,8 +69,7 @@ impl<I: Invoke> Intake<I> {
         drop(self.setup.pool.visit(move |waiting, _| {
             waiting.remove_where(&mut |job| {
                 let assignment = job.event.assignment();
-                let is_due =
-                    if started { assignment.is_out_of_time() } else { assignment.is_stopping() };
+                let is_due = if started { assignment.is_out_of_time() } else { assignment.is_stopping() };
                 is_due && (started || job.started.is_none())
             });
         }));

@@ -109,8 +109,7 @@ impl Shared {
     /// Whether records wait for the lease; from here on none is known to.
     pub(crate) fn take_lease_awaited(&self) -> bool {
         // ORDERING: the load is a hint that the swap confirms, which is Acquire; see `lease_is_awaited`.
-        self.is_lease_awaited.load(Ordering::Relaxed)
-            && self.is_lease_awaited.swap(false, Ordering::Acquire)
+        self.is_lease_awaited.load(Ordering::Relaxed) && self.is_lease_awaited.swap(false, Ordering::Acquire)
     }
 
     pub(crate) fn stats(&self, depths: impl Iterator<Item = u64>) -> Stats {

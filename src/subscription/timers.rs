@@ -138,8 +138,7 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-    const BUSY: Outstanding =
-        Outstanding { has_in_flight: true, is_commit_due: true, is_lease_over: false };
+    const BUSY: Outstanding = Outstanding { has_in_flight: true, is_commit_due: true, is_lease_over: false };
 
     #[test]
     fn a_subscription_that_waits_for_nothing_has_no_time() {

@@ -82,10 +82,8 @@ fn cut_off(protocol: GroupProtocol) {
     capture_log();
     let listener = lease_listener();
     let proxy = Proxy::start(listener.advertised, listener.port, Protocol::Kafka);
-    let (a, b) = (
-        connect_to(listener.advertised, 1, quick(protocol)),
-        connect_to(shared().port, 1, quick(protocol)),
-    );
+    let (a, b) =
+        (connect_to(listener.advertised, 1, quick(protocol)), connect_to(shared().port, 1, quick(protocol)));
     let (topic, book) = (fresh("cut-off"), Arc::new(Book::default()));
     a.create_topic(&topic).wait().unwrap();
     publish(&b, &topic, 0..60);
@@ -128,7 +126,8 @@ fn cut_off(protocol: GroupProtocol) {
     within(SOON, "all is handled", || book.over() == 62 * KEYS || book.has_violation()).unwrap();
     book.verdict().unwrap();
     assert!(first.health().is_healthy());
-    let mut all: Vec<_> = [firsts, seconds].iter().flat_map(|starts| starts.lock().unwrap().clone()).collect();
+    let mut all: Vec<_> =
+        [firsts, seconds].iter().flat_map(|starts| starts.lock().unwrap().clone()).collect();
     all.sort_unstable();
     let owners: Vec<_> = all.chunk_by(|a, b| a.1 == b.1).map(|owned| owned[0].1).collect();
     assert!(owners[0].is_some() && owners.is_sorted() && owners.len() >= 3, "{owners:?}");

@@ -168,7 +168,7 @@ impl Drop for Event {
 /// A record that the client fetched, in the client's memory.
 pub(super) struct Message<'a> {
     /// The event's own.
-    message: NonNull<rd_kafka_message_t>,
+    native: NonNull<rd_kafka_message_t>,
     _event: Event,
     _client: PhantomData<&'a ()>,
 }
@@ -178,17 +178,17 @@ impl Message<'_> {
     fn of(event: Event) -> Option<Self> {
         // SAFETY: the event lives.
         let message = NonNull::new(unsafe { rd_kafka_event_message_next(event.ptr()) }.cast_mut())?;
-        let message = Self { message, _event: event, _client: PhantomData };
+        let message = Self { native: message, _event: event, _client: PhantomData };
         (!message.native().err.is_error()).then_some(message)
     }
 
     fn native(&self) -> &rd_kafka_message_t {
         // SAFETY: it lives as long as its event.
-        unsafe { self.message.as_ref() }
+        unsafe { self.native.as_ref() }
     }
 
     pub(super) fn ptr(&self) -> *const rd_kafka_message_t {
-        self.message.as_ptr()
+        self.native.as_ptr()
     }
 
     pub(super) fn topic(&self) -> &CStr {

@@ -83,7 +83,11 @@ mod tests {
         let (mut renewals, second) = (Renewals::default(), Duration::from_secs(1));
         let mut rest = |failure, lived: u32| renewals.failed(failure, lived * second).as_secs();
         assert_eq!([0; 7].map(|lived| rest(Failure::Other, lived)), [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!([3_600, 2, 2].map(|lived| rest(Failure::Fenced, lived)), [5, 10, 20], "one lived for long");
+        assert_eq!(
+            [3_600, 2, 2].map(|lived| rest(Failure::Fenced, lived)),
+            [5, 10, 20],
+            "one lived for long"
+        );
         assert_eq!([60, 0, 0, 0, 0].map(|lived| rest(Failure::Unreleased, lived)), [2, 4, 8, 10, 10]);
         assert_eq!((0..99).map(|_| rest(Failure::Fenced, 0)).last(), Some(300));
     }
@@ -92,7 +96,9 @@ mod tests {
     fn what_a_person_reads_names_the_instance_the_group_and_what_to_do() {
         for failure in [Failure::Fenced, Failure::Unreleased] {
             let text = failure.explain("Broker: said so", "billing", Some("node-7"));
-            for part in ["`billing`", "`group.instance.id` = `node-7`", "give each instance its own", "said so"] {
+            for part in
+                ["`billing`", "`group.instance.id` = `node-7`", "give each instance its own", "said so"]
+            {
                 assert!(text.contains(part), "{text}");
             }
         }

@@ -111,7 +111,10 @@ impl ClientContext for Group {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(kind) = error.rdkafka_error_code().and_then(client::kind_of) {
-            self.own.lock().heard.push((kind, if reason.is_empty() { error.to_string() } else { reason.to_owned() }));
+            self.own
+                .lock()
+                .heard
+                .push((kind, if reason.is_empty() { error.to_string() } else { reason.to_owned() }));
         }
     }
 }
@@ -133,16 +136,11 @@ impl GroupContext for Group {
         self.revoke(client, list);
     }
 
-    fn commit_answered(
-        &self,
-        result: &KafkaResult<()>,
-        answers: Vec<(String, i32, KafkaResult<()>)>,
-    ) {
+    fn commit_answered(&self, result: &KafkaResult<()>, answers: Vec<(String, i32, KafkaResult<()>)>) {
         let partitions = self.own.lock().partitions();
         let mut state = self.handoff.state.lock();
-        let mut errors =
-            answers.iter().map(|(.., answer)| answer).chain([result]).filter_map(|answer| answer.as_ref().err());
-        if errors.any(is_out) {
+        let all = answers.iter().map(|(.., answer)| answer).chain([result]);
+        if all.filter_map(|answer| answer.as_ref().err()).any(is_out) {
             self.life.ended();
         }
         if !state.commits.is_expected() {

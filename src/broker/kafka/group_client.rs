@@ -7,19 +7,18 @@ use super::client;
 use super::life::Life;
 use super::properties::Properties;
 use crate::sync::Arc;
+use rdkafka::ClientContext;
 use rdkafka::bindings::{
     RD_KAFKA_EVENT_ERROR, RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH, RD_KAFKA_EVENT_OFFSET_COMMIT,
-    RD_KAFKA_EVENT_REBALANCE, rd_kafka_assign,
-    rd_kafka_assignment_lost, rd_kafka_commit, rd_kafka_commit_queue, rd_kafka_committed,
-    rd_kafka_conf_set_events, rd_kafka_consumer_close_queue, rd_kafka_consumer_closed,
-    rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
-    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_error_code,
-    rd_kafka_error_destroy, rd_kafka_error_t, rd_kafka_incremental_assign, rd_kafka_incremental_unassign,
-    rd_kafka_pause_partitions, rd_kafka_poll_set_consumer, rd_kafka_position, rd_kafka_queue_cb_event_enable,
-    rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_rebalance_protocol,
-    rd_kafka_resume_partitions, rd_kafka_seek_partitions, rd_kafka_subscribe, rd_kafka_t,
+    RD_KAFKA_EVENT_REBALANCE, rd_kafka_assign, rd_kafka_assignment_lost, rd_kafka_commit,
+    rd_kafka_commit_queue, rd_kafka_committed, rd_kafka_conf_set_events, rd_kafka_consumer_close_queue,
+    rd_kafka_consumer_closed, rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
+    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_error_code, rd_kafka_error_destroy,
+    rd_kafka_error_t, rd_kafka_incremental_assign, rd_kafka_incremental_unassign, rd_kafka_pause_partitions,
+    rd_kafka_poll_set_consumer, rd_kafka_position, rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy,
+    rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_rebalance_protocol, rd_kafka_resume_partitions,
+    rd_kafka_seek_partitions, rd_kafka_subscribe, rd_kafka_t,
 };
-use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError as _, KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};

@@ -64,13 +64,7 @@ impl Handoff {
             generations: 0,
             fences: HashMap::new(),
         };
-        Self {
-            spec,
-            state: Mutex::new(state),
-            lease: Lease::over(),
-            member: OnceLock::new(),
-            subscription,
-        }
+        Self { spec, state: Mutex::new(state), lease: Lease::over(), member: OnceLock::new(), subscription }
     }
 
     pub(super) fn wake_member(&self) {

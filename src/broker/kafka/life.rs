@@ -1,7 +1,7 @@
 //! What the client's threads hear of the group's coordinator, and the lease that follows from it.
 
 use super::handoff::Handoff;
-use super::vouching::Vouching;
+use super::vouching::{Reports, Vouching};
 use crate::foreign;
 use crate::sync::{Arc, Mutex};
 use rdkafka::bindings::{
@@ -46,6 +46,7 @@ pub(super) struct Life {
 }
 
 struct State {
+    reports: Reports,
     vouching: Vouching,
     /// When the brokers are asked for the session next; none: it is the client's own.
     ask_at: Option<Instant>,
@@ -58,7 +59,16 @@ impl Life {
     pub(super) fn new(handoff: Arc<Handoff>, session: Option<Duration>) -> Self {
         let ask_at = session.is_none().then(Instant::now);
         let vouching = Vouching::new(session);
-        Self { handoff, state: Mutex::new(State { vouching, ask_at, asked: None, is_told: false }) }
+        Self {
+            handoff,
+            state: Mutex::new(State {
+                reports: Reports::default(),
+                vouching,
+                ask_at,
+                asked: None,
+                is_told: false,
+            }),
+        }
     }
 
     /// Hears of each answer that a client gets which is made of this configuration. To be kept in its place for longer than
@@ -66,16 +76,20 @@ impl Life {
     pub(super) fn watch(&self, native: &NativeClientConfig) -> KafkaResult<()> {
         let place = ptr::from_ref(self).cast_mut().cast::<c_void>();
         // SAFETY: the configuration lives, the name is copied, and the place is as asked of the caller.
-        let code = unsafe {
-            rd_kafka_conf_interceptor_add_on_new(native.ptr(), NAME.as_ptr(), Some(made), place)
-        };
+        let code =
+            unsafe { rd_kafka_conf_interceptor_add_on_new(native.ptr(), NAME.as_ptr(), Some(made), place) };
         if code.is_error() { Err(KafkaError::ClientCreation(format!("{code:?}"))) } else { Ok(()) }
     }
 
-    fn heard(&self, request: i32, took: Duration) {
+    fn heard(&self, took_us: i64) {
         let now = Instant::now();
-        let Some(sent) = now.checked_sub(took) else { return };
-        self.change(now, |state| state.vouching.heard(request, sent, now));
+        let took = u64::try_from(took_us).ok().map(Duration::from_micros);
+        let Some(sent) = took.and_then(|took| now.checked_sub(took)) else { return };
+        self.change(now, |state| {
+            if state.reports.is_first(took_us) {
+                state.vouching.heard(sent, now);
+            }
+        });
     }
 
     /// The group gave partitions.
@@ -173,9 +187,7 @@ unsafe extern "C" fn made(
     _: usize,
 ) -> RDKafkaRespErr {
     // SAFETY: the client is being made, which is when it takes this; the place lives longer than it.
-    unsafe {
-        rd_kafka_interceptor_add_on_response_received(client, NAME.as_ptr(), Some(answered), place)
-    }
+    unsafe { rd_kafka_interceptor_add_on_response_received(client, NAME.as_ptr(), Some(answered), place) }
 }
 
 unsafe extern "C" fn answered(
@@ -185,20 +197,17 @@ unsafe extern "C" fn answered(
     _: i32,
     api: i16,
     _: i16,
-    request: i32,
+    _: i32,
     _: usize,
     took_us: i64,
     code: RDKafkaRespErr,
     place: *mut c_void,
 ) -> RDKafkaRespErr {
-    // What was given up comes as an answer, too, that took no time at all.
-    if let Ok(took_us) = u64::try_from(took_us)
-        && SIGNS.contains(&api)
-        && !code.is_error()
-    {
+    // What was given up comes as an answer, too, that took less than no time.
+    if took_us >= 0 && SIGNS.contains(&api) && !code.is_error() {
         // SAFETY: it is one of these, which lives longer than the client.
         let life = unsafe { &*place.cast::<Life>() };
-        life.heard(request, Duration::from_micros(took_us));
+        life.heard(took_us);
     }
     RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
 }

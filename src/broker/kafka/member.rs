@@ -33,6 +33,9 @@ const ASK: Duration = Duration::from_millis(500);
 const FLUSH: Duration = Duration::from_secs(2);
 /// How often a member that was thrown out looks whether the other one with its name has gone.
 const LOOK_FOR_NAME: Duration = Duration::from_secs(5);
+/// How long one look takes at most, and how many have no answer before it goes on without.
+const LOOK_LASTS: Duration = Duration::from_secs(2);
+const LOOKS: u32 = 12;
 /// A member that the group has taken and that gets no partition is said to have joined after this time.
 const WITHOUT_PARTITIONS: Duration = Duration::from_secs(3);
 
@@ -87,7 +90,7 @@ pub(super) fn run(setup: &Setup, tell: Promise<Result<(), String>>) {
 
 /// Waits before the next client is made, and for as long as another member has its name. False: none is wanted any more.
 fn rest_from(setup: &Setup, parker: &Parker, failure: Failure, rest: Duration) -> bool {
-    let mut until = Instant::now() + rest;
+    let (mut until, mut unanswered) = (Instant::now() + rest, 0);
     loop {
         if setup.handoff.state.lock().is_closing {
             return false;
@@ -96,10 +99,14 @@ fn rest_from(setup: &Setup, parker: &Parker, failure: Failure, rest: Duration) -
             parker.park_until(Some(until));
             continue;
         }
-        let name = setup.properties.instance().filter(|_| failure == Failure::Fenced);
-        let has_name = |name: &str| topics::has_instance(&setup.properties, &setup.handoff.spec.group, name, ASK);
-        if name.and_then(has_name) != Some(true) {
+        let Some(name) = setup.properties.instance().filter(|_| failure == Failure::Fenced) else {
             return true;
+        };
+        match topics::has_instance(&setup.properties, &setup.handoff.spec.group, name, LOOK_LASTS) {
+            Some(true) => unanswered = 0,
+            // Nobody may be allowed to ask.
+            None if unanswered < LOOKS => unanswered += 1,
+            Some(false) | None => return true,
         }
         until = Instant::now() + LOOK_FOR_NAME;
     }
@@ -404,13 +411,7 @@ impl Member {
 }
 
 /// Copies a record that is expected. Whether the arena is full.
-fn take(
-    arena: &mut Arena,
-    client: &Client,
-    handoff: &Handoff,
-    message: &Message<'_>,
-    now: Instant,
-) -> bool {
+fn take(arena: &mut Arena, client: &Client, handoff: &Handoff, message: &Message<'_>, now: Instant) -> bool {
     let topics = &handoff.spec.topics;
     // Its name is looked at only where it can be another one.
     let is_it = |name: &Arc<str>| name.as_bytes() == message.topic().to_bytes();
@@ -434,5 +435,7 @@ fn take(
     }
     drop(own);
     let value = message.payload().unwrap_or_default();
-    arena.push((partition, offset, message.timestamp_ms()), message.key(), value, |each| each_header(message, each))
+    arena.push((partition, offset, message.timestamp_ms()), message.key(), value, |each| {
+        each_header(message, each);
+    })
 }

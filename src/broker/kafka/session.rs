@@ -58,7 +58,8 @@ pub(super) unsafe fn answer(event: *mut rd_kafka_event_t) -> Answer {
         // SAFETY: name and value are texts that end with a zero, or nothing, and are the event's own.
         unsafe {
             let (name, value) = (rd_kafka_ConfigEntry_name(*entry), rd_kafka_ConfigEntry_value(*entry));
-            let is_it = !name.is_null() && !value.is_null() && CStr::from_ptr(name).to_bytes() == SETTING.as_bytes();
+            let is_it =
+                !name.is_null() && !value.is_null() && CStr::from_ptr(name).to_bytes() == SETTING.as_bytes();
             is_it.then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
         }
     });

@@ -13,6 +13,7 @@ use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::groups::GroupInfo;
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ pub(super) fn has_instance(
     let found = client.fetch_group_list(Some(group), limit).ok()?;
     // A member that has one is called by it, and by a number behind it.
     let has_it = |id: &str| id.strip_prefix(instance).is_some_and(|number| number.starts_with('-'));
-    Some(found.groups().iter().flat_map(|group| group.members()).any(|member| has_it(member.id())))
+    Some(found.groups().iter().flat_map(GroupInfo::members).any(|member| has_it(member.id())))
 }
 
 /// Creates topics as the configuration says.

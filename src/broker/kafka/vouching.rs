@@ -18,11 +18,28 @@ const MARGIN: u32 = 20;
 /// A longer session has no more than this.
 const LONGEST_MARGIN: Duration = Duration::from_secs(1);
 
-/// An answered request of the group's protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sign {
-    request: i32,
-    sent: Instant,
+/// The client tells of each answer twice: when it has come, and when it is dealt with, which may be any time later. What they
+/// have in common is how long the answer took, to the microsecond.
+#[derive(Debug, Default)]
+pub(super) struct Reports(Vec<i64>);
+
+impl Reports {
+    /// More answers are never under way; what was told of once only is forgotten.
+    const MOST: usize = 8;
+
+    /// Whether this is the first time that an answer is told of which took so long. One that by chance took as long as
+    /// another is taken for it, and missed: the next one will not be.
+    pub(super) fn is_first(&mut self, took_us: i64) -> bool {
+        if let Some(at) = self.0.iter().position(|known| *known == took_us) {
+            self.0.remove(at);
+            return false;
+        }
+        if self.0.len() == Self::MOST {
+            self.0.remove(0);
+        }
+        self.0.push(took_us);
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -31,10 +48,8 @@ pub(super) struct Vouching {
     session: Option<Duration>,
     /// When that was sent which began the session last.
     confirmed: Option<Instant>,
-    /// Answered, and it is not known what it said.
-    unconfirmed: Option<Sign>,
-    /// The last one that was heard of; each is told twice.
-    last: Option<i32>,
+    /// When that was sent which was answered last; it is not known what the answer said.
+    unconfirmed: Option<Instant>,
     /// What was sent before is about a membership that is over.
     since: Option<Instant>,
     /// Partitions are wanted back and not given yet: until then the client deals with no loss, and goes on sending.
@@ -43,13 +58,13 @@ pub(super) struct Vouching {
 
 impl Vouching {
     pub(super) fn new(session: Option<Duration>) -> Self {
-        Self { session, confirmed: None, unconfirmed: None, last: None, since: None, is_owing: false }
+        Self { session, confirmed: None, unconfirmed: None, since: None, is_owing: false }
     }
 
     /// Until when the group vouches.
     pub(super) fn until(&self) -> Option<Instant> {
         let session = self.session?;
-        self.confirmed.map(|sent| sent + (session - (session / MARGIN).min(LONGEST_MARGIN)))
+        self.confirmed.map(|sent| sent + session.saturating_sub((session / MARGIN).min(LONGEST_MARGIN)))
     }
 
     pub(super) fn holds(&self, now: Instant) -> bool {
@@ -57,15 +72,15 @@ impl Vouching {
     }
 
     /// An answer has come to what was sent then.
-    pub(super) fn heard(&mut self, request: i32, sent: Instant, now: Instant) {
-        if self.since.is_some_and(|since| sent < since) || self.last.replace(request) == Some(request) {
+    pub(super) fn heard(&mut self, sent: Instant, now: Instant) {
+        if self.since.is_some_and(|since| sent < since) {
             return;
         }
-        let before = self.unconfirmed.replace(Sign { request, sent });
+        let before = self.unconfirmed.replace(sent);
         if self.holds(now) {
             self.confirm();
-        } else if let Some(before) = before.filter(|_| !self.is_owing) {
-            self.confirmed = self.confirmed.max(Some(before.sent));
+        } else if before.is_some() && !self.is_owing {
+            self.confirmed = self.confirmed.max(before);
         }
     }
 
@@ -75,7 +90,7 @@ impl Vouching {
     }
 
     fn confirm(&mut self) {
-        self.confirmed = self.confirmed.max(self.unconfirmed.map(|sign| sign.sent));
+        self.confirmed = self.confirmed.max(self.unconfirmed);
     }
 
     /// The member is out, or what it had is lost.
@@ -112,9 +127,18 @@ mod tests {
     }
 
     #[test]
+    fn each_answer_is_told_twice_and_counts_once() {
+        let mut reports = Reports::default();
+        let told = [500, 500, 612, 733, 612, 733, 500].map(|took| reports.is_first(took));
+        assert_eq!(told, [true, false, true, true, false, false, true]);
+        assert!((0..100).all(|took| reports.is_first(took)), "what is never told again takes no room");
+        assert!(reports.0.len() <= Reports::MOST);
+    }
+
+    #[test]
     fn a_member_is_vouched_for_from_when_that_was_sent_by_which_it_got_partitions() {
         let (mut vouching, now) = (vouching(), Instant::now());
-        vouching.heard(1, now, now + SECOND);
+        vouching.heard(now, now + SECOND);
         assert_eq!(vouching.until(), None, "an answer may say anything");
         vouching.assigned();
         assert_eq!(vouching.until(), Some(now + LEASE));
@@ -124,33 +148,32 @@ mod tests {
     #[test]
     fn each_answer_extends_what_holds() {
         let (mut vouching, now) = (vouching(), Instant::now());
-        vouching.heard(1, now, now);
+        vouching.heard(now, now);
         vouching.assigned();
-        vouching.heard(2, now + 3 * SECOND, now + 4 * SECOND);
+        vouching.heard(now + 3 * SECOND, now + 4 * SECOND);
         assert_eq!(vouching.until(), Some(now + 3 * SECOND + LEASE));
     }
 
     #[test]
     fn the_first_answer_after_a_silence_begins_nothing_and_the_next_one_does() {
         let (mut vouching, now) = (vouching(), Instant::now());
-        vouching.heard(1, now, now);
+        vouching.heard(now, now);
         vouching.assigned();
         let back = now + 60 * SECOND;
-        vouching.heard(2, back, back);
-        vouching.heard(2, back + SECOND / 9, back + SECOND / 9);
-        assert!(!vouching.holds(back + SECOND), "each answer is told twice");
-        vouching.heard(3, back + SECOND, back + SECOND);
+        vouching.heard(back, back);
+        assert!(!vouching.holds(back));
+        vouching.heard(back + SECOND, back + SECOND);
         assert_eq!(vouching.until(), Some(back + LEASE), "the one before it was good");
     }
 
     #[test]
     fn who_was_thrown_out_is_vouched_for_when_the_group_gives_partitions_again() {
         let (mut vouching, now) = (vouching(), Instant::now());
-        vouching.heard(1, now, now);
+        vouching.heard(now, now);
         vouching.assigned();
         vouching.ended(now + SECOND);
-        vouching.heard(2, now + SECOND / 2, now + 2 * SECOND);
-        vouching.heard(3, now + 2 * SECOND, now + 2 * SECOND);
+        vouching.heard(now + SECOND / 2, now + 2 * SECOND);
+        vouching.heard(now + 2 * SECOND, now + 2 * SECOND);
         assert_eq!(vouching.until(), None, "the one before was sent by the member that is out");
         vouching.assigned();
         assert_eq!(vouching.until(), Some(now + 2 * SECOND + LEASE));
@@ -159,26 +182,26 @@ mod tests {
     #[test]
     fn while_partitions_are_wanted_back_nothing_begins_and_what_holds_goes_on() {
         let (mut vouching, now) = (vouching(), Instant::now());
-        vouching.heard(1, now, now);
+        vouching.heard(now, now);
         vouching.assigned();
         vouching.set_owing(true);
-        vouching.heard(2, now + 3 * SECOND, now + 3 * SECOND);
+        vouching.heard(now + 3 * SECOND, now + 3 * SECOND);
         assert!(vouching.holds(now + 8 * SECOND));
-        for n in 3..9 {
-            let at = now + 10 * SECOND * n.cast_unsigned();
-            vouching.heard(n, at, at);
+        for n in 3..9_u32 {
+            let at = now + 10 * SECOND * n;
+            vouching.heard(at, at);
             assert!(!vouching.holds(at));
         }
         vouching.set_owing(false);
-        vouching.heard(9, now + 200 * SECOND, now + 200 * SECOND);
-        vouching.heard(10, now + 201 * SECOND, now + 201 * SECOND);
+        vouching.heard(now + 200 * SECOND, now + 200 * SECOND);
+        vouching.heard(now + 201 * SECOND, now + 201 * SECOND);
         assert!(vouching.holds(now + 201 * SECOND));
     }
 
     #[test]
     fn without_a_session_nobody_is_vouched_for_and_with_a_shorter_one_for_less() {
         let (mut vouching, now) = (Vouching::new(None), Instant::now());
-        vouching.heard(1, now, now);
+        vouching.heard(now, now);
         vouching.assigned();
         assert_eq!(vouching.until(), None);
         vouching.set_session(45 * SECOND);
@@ -191,13 +214,9 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Op {
         /// A heartbeat goes out and is answered after so long.
-        Heartbeat {
-            ms: u32,
-        },
+        Heartbeat { ms: u32 },
         /// It never arrives.
-        Silence {
-            ms: u32,
-        },
+        Silence { ms: u32 },
         /// The client has dealt with being out and joins anew.
         Rejoin,
     }
@@ -220,7 +239,7 @@ mod tests {
             let mut expires: Option<Instant> = None;
             // The client was told that it is out and sends nothing until that is dealt with.
             let mut is_told = true;
-            for (request, op) in (0..).zip(ops) {
+            for op in ops {
                 let sent = now;
                 match op {
                     Op::Silence { ms } => now += Duration::from_millis(ms.into()),
@@ -230,15 +249,14 @@ mod tests {
                         let is_in = expires.is_some_and(|at| reached < at);
                         expires = is_in.then(|| reached + 6 * SECOND);
                         now += Duration::from_millis(ms.into());
-                        vouching.heard(request, sent, now);
-                        vouching.heard(request, sent, now);
+                        vouching.heard(sent, now);
                         // Between the answer and what the client does about it.
                         prop_assert!(is_in || !vouching.holds(now));
                         is_told = !is_in;
                     }
                     Op::Rejoin => {
                         vouching.ended(now);
-                        vouching.heard(request, now, now);
+                        vouching.heard(now, now);
                         vouching.assigned();
                         (expires, is_told) = (Some(now + 6 * SECOND), false);
                     }
