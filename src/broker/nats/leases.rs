@@ -100,7 +100,7 @@ impl Record {
                 return Ok(Some(Found { sequence: message.sequence, content }));
             }
             Ok(Err(error)) => error,
-            Err(_) => return Err(Fault::Other(self.no_answer(&self.read_subject(), limit))),
+            Err(_) => return Err(Fault::Other(no_answer(&read_subject(), limit))),
         };
         match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
@@ -129,7 +129,7 @@ impl Record {
                 ));
             }
             Err(error) if error.kind() == RequestErrorKind::TimedOut => {
-                return Err(Fault::Other(self.no_answer(&self.subject, limit)));
+                return Err(Fault::Other(no_answer(&self.subject, limit)));
             }
             Err(error) => return Err(Fault::Other(error.to_string())),
         };
@@ -161,14 +161,6 @@ impl Record {
             }
             Ok(_) | Err(_) => unreadable,
         }
-    }
-
-    fn no_answer(&self, subject: &str, limit: Duration) -> String {
-        format!("no answer within {limit:?} to `{subject}`")
-    }
-
-    fn read_subject(&self) -> String {
-        format!("$JS.API.STREAM.MSG.GET.{}", LEASES.0)
     }
 
     /// Sees to it that the stream is there, and that this client may read the record and write it.
@@ -207,7 +199,7 @@ impl Record {
         let mut tries = 0;
         loop {
             let (subject, fault) = match self.read(limit).await {
-                Err(Fault::NoStream(reason) | Fault::Other(reason)) => (self.read_subject(), reason),
+                Err(Fault::NoStream(reason) | Fault::Other(reason)) => (read_subject(), reason),
                 // No record has this number, so that it is never written: who may not write has no answer.
                 Ok(_) => match self.write(NEVER, Content::Free, limit).await {
                     Ok(_) => return Ok(()),
@@ -273,6 +265,15 @@ impl Record {
             Err(fault) => Err(unready("made", &fault)),
         }
     }
+}
+
+fn no_answer(subject: &str, limit: Duration) -> String {
+    format!("no answer within {limit:?} to `{subject}`")
+}
+
+/// What records are read by.
+fn read_subject() -> String {
+    format!("$JS.API.STREAM.MSG.GET.{}", LEASES.0)
 }
 
 /// Why there is no stream of leases.

@@ -245,10 +245,10 @@ impl World {
                 let answer = self.store.handle(ask, self.fault);
                 member.flight = Some((Flight::Back(answer), sent));
             }
-            Some((Flight::Back(answer), _)) if answer != Answer::Nothing => {
-                if !member.is_cut && !member.is_frozen {
-                    self.answered(who, answer);
-                }
+            Some((Flight::Back(answer), _))
+                if answer != Answer::Nothing && !member.is_cut && !member.is_frozen =>
+            {
+                self.answered(who, answer);
             }
             _ => {}
         }
