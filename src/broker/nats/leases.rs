@@ -267,6 +267,15 @@ impl Record {
     }
 }
 
+fn no_answer(subject: &str, limit: Duration) -> String {
+    format!("no answer within {limit:?} to `{subject}`")
+}
+
+/// What records are read by.
+fn read_subject() -> String {
+    format!("$JS.API.STREAM.MSG.GET.{}", LEASES.0)
+}
+
 /// Why there is no stream of leases.
 #[derive(Debug, thiserror::Error)]
 enum Unready {
