@@ -296,11 +296,3 @@ fn text(content: Content) -> String {
     };
     serde_json::to_string(&text).expect("numbers and text")
 }
-
-fn no_answer(subject: &str, limit: Duration) -> String {
-    format!("no answer within {limit:?} to `{subject}`")
-}
-
-fn read_subject() -> String {
-    format!("$JS.API.STREAM.MSG.GET.{}", LEASES.0)
-}
