@@ -65,6 +65,15 @@ impl Cluster {
         }
     }
 
+    /// Where the group stands, as a person reads it.
+    pub(crate) fn positions(&self) -> String {
+        match self {
+            Self::Memory(broker) => format!("{:?}", broker.watermarks(GROUP, TOPIC)),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(model) => format!("{:?} of {:?}", model.committed(GROUP, TOPIC), model.ends(TOPIC)),
+        }
+    }
+
     pub(crate) fn heal(&self) {
         match self {
             Self::Memory(broker) => broker.faults().clear(),

@@ -1,10 +1,11 @@
 //! What happened in a program, as its handlers and its driver saw it, and what of it breaks a promise at once.
 
-use crate::program::{Kind, Program};
+use crate::program::{Act, Kind, Program};
 use keylane::sim;
-use keylane::{Envelope, Event, Record};
+use keylane::{Clock, Envelope, Event, Record};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 /// A record, as the program numbers it: its key, and how many of that key were published before.
 pub(crate) type Numbered = (u8, u32);
@@ -13,9 +14,13 @@ pub(crate) type Numbered = (u8, u32);
 pub(crate) struct Facts {
     /// What ended well, or was given up by a policy or an operator.
     pub(crate) over: BTreeSet<Numbered>,
+    /// What was over, and has started again since: a crash repeats it.
+    pub(crate) reopened: BTreeSet<Numbered>,
     pub(crate) started: BTreeMap<Numbered, u32>,
-    /// By key: what runs, and in which life of which process.
-    running: HashMap<u8, Vec<(u32, u32)>>,
+    /// By key: what runs, in which life of which process, and since when.
+    running: HashMap<u8, Vec<(u32, u32, Instant)>>,
+    /// When a member was expelled last.
+    last_expelled: Option<Instant>,
     /// By life, partition and key: the last number that started.
     last: HashMap<(u32, u32, u8), u32>,
     /// Where a record stands: its partition and offset.
@@ -41,15 +46,17 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone)]
 pub(crate) struct History {
     facts: Arc<Mutex<Facts>>,
-    /// Members are expelled while they live: they may start what the next owner has started.
+    /// Logs change under the members: what was under way in the former one runs on.
     overlaps: bool,
+    clock: Clock,
     kind: Kind,
     tells: bool,
 }
 
 impl History {
-    pub(crate) fn new(program: &Program, overlaps: bool, tells: bool) -> Self {
-        Self { facts: Arc::default(), overlaps, kind: program.kind, tells }
+    pub(crate) fn new(program: &Program, clock: Clock, tells: bool) -> Self {
+        let overlaps = program.has(Act::changes_logs);
+        Self { facts: Arc::default(), overlaps, clock, kind: program.kind, tells }
     }
 
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -73,6 +80,11 @@ impl History {
         }
     }
 
+    /// The group takes a member for dead.
+    pub(crate) fn expelled(&self) {
+        self.facts().last_expelled = Some(self.clock.now());
+    }
+
     /// A process leaves, within a limit.
     pub(crate) fn leaves(&self, life: u32) {
         self.facts().unowned.insert(life);
@@ -80,7 +92,7 @@ impl History {
 
     /// A process is killed: nothing of it runs any more.
     pub(crate) fn killed(&self, life: u32) {
-        self.facts().running.values_mut().for_each(|running| running.retain(|(_, of)| *of != life));
+        self.facts().running.values_mut().for_each(|running| running.retain(|(_, of, _)| *of != life));
     }
 
     /// Somebody took these out of the log; what was over before is over.
@@ -103,7 +115,12 @@ impl History {
         let mut broken = Vec::new();
         let mut facts = self.facts();
         facts.starts += 1;
-        facts.again += u64::from(facts.over.contains(&numbered));
+        if facts.over.contains(&numbered) {
+            facts.again += 1;
+            facts.reopened.insert(numbered);
+        }
+        // It was skipped, and its process killed before that was committed.
+        facts.skipped.remove(&numbered);
         facts.places.insert((event.partition(), event.offset()), numbered);
         let starts = facts.started.entry(numbered).or_default();
         *starts += 1;
@@ -123,12 +140,15 @@ impl History {
             broken.push(format!("order: {key}/{number} started while {open:?} were not over"));
         }
         let beside = facts.running.get(&key).cloned().unwrap_or_default();
-        let explained =
-            |(_, other): &(u32, u32)| facts.unowned.contains(other) && !facts.unowned.contains(&life);
+        // What runs when its member loses the partition can't be stopped.
+        let explained = |(_, other, since): &(u32, u32, Instant)| {
+            let is_unowned = facts.unowned.contains(other) && !facts.unowned.contains(&life);
+            is_unowned || facts.last_expelled.is_some_and(|expelled| *since <= expelled)
+        };
         if !self.overlaps && !beside.iter().all(explained) {
             broken.push(format!("overlap: {key}/{number} of life {life} started while {beside:?} ran"));
         }
-        facts.running.entry(key).or_default().push((number, life));
+        facts.running.entry(key).or_default().push((number, life, self.clock.now()));
         let owner = facts.last_owner.insert(event.partition(), life);
         if facts.cut.contains(&life) && owner.is_some_and(|owner| owner != life) {
             broken.push(format!(
@@ -170,9 +190,10 @@ impl Drop for Attempt {
         self.history
             .say(|| format!("    life {life}: {key}/{number} ends{}", if is_over { ", over" } else { "" }));
         let mut facts = self.history.facts();
-        facts.running.entry(key).or_default().retain(|running| *running != (number, life));
+        facts.running.entry(key).or_default().retain(|(running, of, _)| (*running, *of) != (number, life));
         if is_over {
             facts.over.insert(self.numbered);
+            facts.reopened.remove(&self.numbered);
         }
     }
 }

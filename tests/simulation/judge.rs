@@ -44,8 +44,9 @@ pub(crate) fn an_outage_is_shown(run: &Run<'_>, after: Duration) {
 
 /// Whether a record's end is known: P2, or P3 for plain records.
 fn is_over(program: &Program, facts: &Facts, numbered: Numbered) -> bool {
-    let may_be_lost = program.kind == Kind::AtMostOnce && program.has(Act::repeats);
-    let is_settled = facts.over.contains(&numbered)
+    let may_be_lost =
+        program.kind == Kind::AtMostOnce && program.has(|act| act.repeats() || matches!(act, Act::Leave(..)));
+    let is_settled = facts.over.contains(&numbered) && !facts.reopened.contains(&numbered)
         || facts.skipped.contains(&numbered)
         || facts.removed.contains(&numbered);
     is_settled || may_be_lost || program.kind != Kind::Envelopes && facts.started.contains_key(&numbered)
@@ -53,6 +54,8 @@ fn is_over(program: &Program, facts: &Facts, numbered: Numbered) -> bool {
 
 /// P2, P4, P7: when the faults are over everything is handled, and what an operator has to decide about is shown.
 pub(crate) fn everything_ends(run: &mut Run<'_>) {
+    // Who has just come begins with what is handled once more.
+    run.run_for(2_000 * MS);
     let since = run.world.now();
     let mut open = Vec::new();
     // The operator looks once in a while, and skips in the end.
@@ -110,7 +113,11 @@ pub(crate) fn what_is_over_is_committed(run: &Run<'_>) {
     let is_at_once = run.broker.is_memory() && run.program.kind != Kind::AtMostOnce;
     let within = if is_at_once { 600 * MS } else { 60_000 * MS };
     if !run.world.run_until(within, || run.broker.is_committed()) {
-        run.history.breaks("commit: what is over is not committed".to_owned());
+        let health: Vec<_> = run.running.values().map(|running| running.orders.health()).collect();
+        run.history.breaks(format!(
+            "commit: what is over is not committed: {}; health {health:?}",
+            run.broker.positions()
+        ));
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) struct Program {
     pub(crate) workers: usize,
     pub(crate) attempts: u32,
     pub(crate) in_flight: usize,
+    pub(crate) watermark_distance: usize,
     /// How often an attempt fails, in percent.
     pub(crate) failing: u64,
     /// Handlers take up to so many milliseconds.
@@ -49,6 +50,9 @@ pub(crate) enum Then {
     Discard,
     Halt,
 }
+
+/// A limit of a close, in milliseconds, within which every handler ends that has started.
+const AMPLE: u64 = 500;
 
 /// What happens. Processes are numbered from 1; times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +102,7 @@ impl Act {
                 | Self::LoseSettles(_)
                 | Self::FailSettles(_)
                 | Self::Outage(_)
-                | Self::Leave(..)
+                | Self::Leave(_, 0..AMPLE)
                 | Self::Cut(..)
                 | Self::Freeze(..)
                 | Self::Suspend(_)
@@ -170,6 +174,7 @@ impl Program {
             processes,
             workers: random.usize(0..=3),
             attempts: random.u32(1..=4),
+            watermark_distance: [random.usize(2..10), 100_000][random.usize(..2)],
             in_flight: [random.usize(1..=3), random.usize(1..=64), 256][random.usize(..3)],
             failing: [0, 5, 20][random.usize(..3)],
             slow: [0, 2, 100][random.usize(..3)],

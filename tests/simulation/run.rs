@@ -44,9 +44,9 @@ impl Verdict {
 /// Runs a program, and judges it. A panic of the simulation (something spins, or waits for what never comes) is a
 /// violation too.
 pub(crate) fn run(program: &Program, tells: bool) -> Verdict {
-    let overlaps = program.has(|act| matches!(act, Act::Expel(_)) || act.changes_logs());
-    let history = History::new(program, overlaps, tells);
-    match catch_unwind(AssertUnwindSafe(|| Run::new(program, history.clone()).through())) {
+    let world = World::new(program.seed);
+    let history = History::new(program, world.clock(), tells);
+    match catch_unwind(AssertUnwindSafe(|| Run::new(program, world, history.clone()).through())) {
         Ok(verdict) => verdict,
         Err(payload) => {
             let text = payload.downcast_ref::<String>().cloned();
@@ -108,8 +108,7 @@ enum Later {
 }
 
 impl<'a> Run<'a> {
-    fn new(program: &'a Program, history: History) -> Self {
-        let world = World::new(program.seed);
+    fn new(program: &'a Program, world: World, history: History) -> Self {
         world.set_slowness(program.slowness);
         let broker = Cluster::new(program, &world);
         let publisher = world.within(PUBLISHER, || broker.connect(PUBLISHER));
@@ -253,6 +252,9 @@ impl<'a> Run<'a> {
                 self.later(time, Later::Ended);
             }
             _ => {
+                if let Act::Expel(_) = act {
+                    self.history.expelled();
+                }
                 let gone = self.broker.act(act);
                 self.history.removed(gone.iter().filter_map(|record| stored(record)));
             }
@@ -345,12 +347,13 @@ impl<'a> Run<'a> {
     fn subscribe(&self, bus: &Bus, life: u32) -> Subscription {
         let program = Arc::new(self.program.clone());
         let shared = Work { program, history: self.history.clone(), broker: self.broker.clone(), life };
-        let Program { handler, kind, workers, in_flight, .. } = *self.program;
+        let Program { handler, kind, workers, in_flight, watermark_distance, .. } = *self.program;
         match kind {
             Kind::Envelopes => {
                 let retry = Retry::exponential(10 * MS..500 * MS).jitter(Jitter::Full);
                 let orders = bus.subscribe_envelopes(TOPIC).group(GROUP).workers(workers);
-                let orders = orders.in_flight_records(in_flight).drain_timeout(Duration::from_secs(5));
+                let orders = orders.in_flight_records(in_flight).watermark_distance(watermark_distance);
+                let orders = orders.drain_timeout(Duration::from_secs(5));
                 let orders = match self.program.then {
                     Then::Forever => orders.retry(retry),
                     then => {
@@ -374,7 +377,8 @@ impl<'a> Run<'a> {
             }
             Kind::Plain | Kind::AtMostOnce => {
                 let orders = bus.subscribe(TOPIC).group(GROUP).workers(workers);
-                let orders = orders.in_flight_records(in_flight).drain_timeout(Duration::from_secs(5));
+                let orders = orders.in_flight_records(in_flight).watermark_distance(watermark_distance);
+                let orders = orders.drain_timeout(Duration::from_secs(5));
                 let orders = if kind == Kind::AtMostOnce { orders.at_most_once() } else { orders };
                 match handler {
                     Handler::Shared => orders.handle(move |event| shared.handle(event)),

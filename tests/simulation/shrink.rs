@@ -33,7 +33,7 @@ pub(crate) fn shrink(program: &Program) -> (Program, usize) {
         }
         size /= 2;
     }
-    let simpler: [fn(&mut Program); 9] = [
+    let simpler: [fn(&mut Program); 10] = [
         |program| program.processes = 1,
         |program| program.partitions = 1,
         |program| program.workers = 1,
@@ -41,6 +41,7 @@ pub(crate) fn shrink(program: &Program) -> (Program, usize) {
         |program| program.slow = 0,
         |program| program.failing = 0,
         |program| program.in_flight = 256,
+        |program| program.watermark_distance = 100_000,
         |program| program.handler = Handler::Shared,
         |program| program.kind = Kind::Envelopes,
     ];
