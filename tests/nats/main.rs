@@ -10,6 +10,8 @@ mod basics;
 mod crash;
 mod errors;
 mod keys;
+mod publishes;
+mod removed;
 mod security;
 mod takeover;
 mod waiting;

@@ -6,8 +6,6 @@ use super::message;
 use super::names::{self, Token};
 use super::streams::Streams;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
-use crate::delivery::dead_letter;
-use crate::envelope::Envelope;
 use crate::record::Record;
 use crate::sync::Arc;
 use async_nats::jetstream::Context;
@@ -183,7 +181,9 @@ impl Publishing {
         inbox: &str,
     ) -> Result<u64, PublishFault> {
         let token = names::token(record.key.as_deref());
-        let id = self.id_of(topic, record, ticket);
+        // Of this publish, not of its event: the server knows by it what is sent again because its answer was lost, and
+        // an event that somebody publishes again is stored again.
+        let id = format!("{}-{ticket}", self.instance);
         let headers =
             message::headers_of(record, &id, matches!(token, Token::Hashed(_))).map_err(|name| {
                 PublishFault::Permanent(format!("no header of NATS can be called `{}`", name.escape_debug()))
@@ -205,20 +205,6 @@ impl Publishing {
                 Err(PublishFault::Permanent(error.to_string()))
             }
             Err(error) => Err(PublishFault::Transient(error.to_string())),
-        }
-    }
-
-    /// What the server knows a second copy of the record by: the id of the event, or one of our own that is the same at
-    /// each try. A dead letter has headers of the record that it tells of, also its event id, and is none of its copies.
-    fn id_of(&self, topic: &str, record: &Record, ticket: u64) -> String {
-        let event_id =
-            record.headers.get(Envelope::EVENT_ID_HEADER).and_then(|id| std::str::from_utf8(id).ok());
-        match event_id {
-            Some(id) if !dead_letter::is_dead_letter(&record.headers) => {
-                // The window is the stream's: the same event may be in two topics of it.
-                if self.streams.is_shared() { format!("{id}@{topic}") } else { id.to_owned() }
-            }
-            _ => format!("{}-{}", self.instance, ticket),
         }
     }
 

@@ -11,7 +11,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// Within which the server knows a record that it has by its id, so that a publish whose answer was lost is not stored
+/// Within which the server knows a publish that it has by its id, so that a publish whose answer was lost is not stored
 /// twice when it is sent again. What the server takes by itself, stated so that a stream always says it.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Two instances that add a subject to one stream at a time overwrite each other's: the loser tries again.
