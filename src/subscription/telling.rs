@@ -60,7 +60,9 @@ impl<I: Invoke> Intake<I> {
     pub(super) fn stuck(&mut self, still: Still, stuck: Option<Stuck>, now: Instant) {
         let place = match still {
             // One that has gone since is somebody else's trouble.
-            Still::Partition(id) if self.assigned_as(id).is_none_or(|held| held.ownership.is_gone()) => return,
+            Still::Partition(id) if self.assigned_as(id).is_none_or(|held| held.ownership.is_gone()) => {
+                return;
+            }
             Still::Partition(id) => (id.topic, Some(id.partition)),
             Still::Topic(topic) => (topic, None),
         };
@@ -71,7 +73,15 @@ impl<I: Invoke> Intake<I> {
             Change::None => {}
             Change::Stands(Stuck { offset, reason, since }) => {
                 let since = now.saturating_duration_since(since);
-                foreign::warn!(topic, partition, group, offset, reason, ?since, "it brings nothing though it should");
+                foreign::warn!(
+                    topic,
+                    partition,
+                    group,
+                    offset,
+                    reason,
+                    ?since,
+                    "it brings nothing though it should"
+                );
             }
             Change::GoesOn { since } => {
                 let after = now.saturating_duration_since(since);

@@ -13,6 +13,7 @@ mod keys;
 mod publishes;
 mod removed;
 mod security;
+mod standstill;
 mod takeover;
 mod waiting;
 mod work;

@@ -1,7 +1,8 @@
 //! Whether there is a connection, and which one: what was sent over an earlier one may be lost.
 
+use super::denied::{Denial, Denied};
 use crate::foreign;
-use async_nats::Event;
+use async_nats::{Event, ServerError};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -23,9 +24,10 @@ impl Link {
     }
 
     /// Takes note of an event of the client's, and says when a connection begins and ends.
-    pub(super) fn heard(link: &watch::Sender<Self>, addresses: &str, event: &Event) {
+    pub(super) fn heard(link: &watch::Sender<Self>, denied: &Denied, addresses: &str, event: &Event) {
         match event {
             Event::Connected => {
+                denied.connected();
                 link.send_if_modified(|link| {
                     if link.is_up {
                         return false;
@@ -63,7 +65,19 @@ impl Link {
                     !link.is_up
                 });
             }
-            Event::ServerError(error) => foreign::warn!(addresses, %error, "NATS reports an error"),
+            Event::ServerError(error) => {
+                let denial = match error {
+                    ServerError::Other(text) => Denial::of(text),
+                    _ => None,
+                };
+                match denial {
+                    Some(denial) if denied.heard(denial.clone(), Instant::now()) => {
+                        foreign::warn!(addresses, %denial, "NATS does not permit something");
+                    }
+                    Some(_) => {}
+                    None => foreign::warn!(addresses, %error, "NATS reports an error"),
+                }
+            }
             Event::SlowConsumer(_) => foreign::warn!(
                 addresses,
                 "more messages came from NATS than were asked for; what was dropped is asked for again"

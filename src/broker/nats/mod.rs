@@ -7,8 +7,10 @@ mod acks;
 mod api;
 mod consumer;
 mod demand;
+mod denied;
 mod durable;
 mod identity;
+mod left;
 mod link;
 mod mailbox;
 mod marks;
@@ -16,11 +18,15 @@ mod member;
 mod message;
 mod names;
 mod options;
+mod probe;
 mod publish;
+mod readable;
 mod recovery;
 mod returned;
 mod runtime;
+mod standstill;
 mod streams;
+mod unseen;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Ticket};
 use crate::config::{BusUrl, Config};
@@ -29,8 +35,8 @@ use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Op;
 use crate::wait::Registration;
+use api::Context;
 use async_nats::Client;
-use async_nats::jetstream::Context;
 use consumer::NatsConsumer;
 use demand::Amount;
 use durable::Wanted;
@@ -161,6 +167,11 @@ impl Broker for NatsBroker {
             records: PREFETCH.records.min(spec.budget.records),
             bytes: PREFETCH.bytes.min(spec.budget.bytes),
         };
+        let needs = readable::Needs {
+            takes_envelopes: spec.takes_envelopes,
+            allows_memory: self.streams.are_in_memory(),
+            is_shared: self.streams.is_shared(),
+        };
         let (mut members, mut places) = (Vec::new(), Vec::new());
         for (index, topic) in spec.topics.iter().enumerate() {
             let (tell, commands) = mpsc::unbounded_channel();
@@ -186,6 +197,7 @@ impl Broker for NatsBroker {
             let member =
                 self.ask(&format!("joining group `{}` in topic `{topic}`", spec.group), async move {
                     let stream = streams.require(&jetstream, &name).await?;
+                    readable::check(&jetstream, &stream.config, &name, &wanted, needs).await?;
                     let info = durable::ensure(&jetstream, &stream.config, &wanted, None).await?;
                     Member::start(Setup {
                         jetstream: quick,

@@ -1,6 +1,7 @@
 //! Publishes with acknowledgement: what is under way, and what each answer means.
 
-use super::api::ErrorCode;
+use super::api::{Context, ErrorCode};
+use super::denied::Denial;
 use super::link::Link;
 use super::message;
 use super::names::{self, Token};
@@ -8,7 +9,6 @@ use super::streams::Streams;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::record::Record;
 use crate::sync::Arc;
-use async_nats::jetstream::Context;
 use async_nats::{Client, Message, PublishErrorKind, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -96,6 +96,7 @@ impl Publishing {
     pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         let inbox = self.client.new_inbox();
         let Ok(mut answers) = self.client.subscribe(format!("{inbox}.*")).await else { return };
+        let mut denials = self.jetstream.denied().listen();
         let mut taken = Vec::with_capacity(TAKEN);
         loop {
             let due = self.due.front().map(|(due, _)| *due);
@@ -119,6 +120,8 @@ impl Publishing {
                     }
                     self.link_changed(&inbox).await;
                 }
+                // Those that are missed are found by their limit.
+                Ok(denial) = denials.recv() => self.denied(&denial),
                 () = sleep_until(due) => self.expire(),
             }
         }
@@ -232,6 +235,26 @@ impl Publishing {
             }
         };
         ticket.answer(result);
+    }
+
+    /// A server answers nothing that it does not permit.
+    fn denied(&mut self, denial: &Denial) {
+        let Some(subject) = denial.published_to() else { return };
+        let sent = self
+            .sent
+            .iter()
+            .filter(|(_, request)| self.subject_of(&request.topic, &request.record) == subject);
+        let sent: Vec<u64> = sent.map(|(number, _)| *number).collect();
+        for number in sent {
+            let Some(Request { ticket, .. }) = self.sent.remove(&number) else { continue };
+            ticket.answer(Err(PublishFault::Permanent(denial.to_string())));
+        }
+    }
+
+    /// Of a topic that is known.
+    fn subject_of(&self, topic: &Arc<str>, record: &Record) -> String {
+        let prefix = self.known.get(topic).map_or("", |known| &*known.prefix);
+        format!("{prefix}.{}", names::token(record.key.as_deref()).as_str())
     }
 
     /// What was sent over a connection that is lost may have been stored or not, and its answer does not come any more:

@@ -25,6 +25,8 @@ struct Shared {
     protocol: Protocol,
     is_closed: AtomicBool,
     is_reachable: AtomicBool,
+    /// What the broker sends goes nowhere.
+    is_deaf: AtomicBool,
     connections: Mutex<Vec<TcpStream>>,
     /// Topics whose next publishes fail, and how many of them.
     faults: Mutex<Vec<(String, usize)>>,
@@ -44,6 +46,7 @@ impl Proxy {
             protocol,
             is_closed: AtomicBool::new(false),
             is_reachable: AtomicBool::new(true),
+            is_deaf: AtomicBool::new(false),
             connections: Mutex::default(),
             faults: Mutex::default(),
         });
@@ -69,6 +72,11 @@ impl Proxy {
         if !is_reachable {
             self.shared.cut();
         }
+    }
+
+    /// While it is, what the broker sends is lost, and what clients send comes to it.
+    pub fn set_deaf(&self, is_deaf: bool) {
+        self.shared.is_deaf.store(is_deaf, Ordering::Release);
     }
 
     /// Cuts all connections once.
@@ -141,10 +149,24 @@ impl Shared {
             let _ = shared.forward_requests(&client, &server_out);
             let _ = (client.shutdown(Shutdown::Both), server_out.shutdown(Shutdown::Both));
         });
+        let shared = self.clone();
         thread::spawn(move || {
-            let _ = io::copy(&mut &server, &mut &client_out);
+            let _ = shared.forward_answers(&server, &client_out);
             let _ = (server.shutdown(Shutdown::Both), client_out.shutdown(Shutdown::Both));
         });
+    }
+
+    fn forward_answers(&self, mut server: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let n = server.read(&mut chunk)?;
+            if n == 0 {
+                return Ok(());
+            }
+            if !self.is_deaf.load(Ordering::Acquire) {
+                client.write_all(&chunk[..n])?;
+            }
+        }
     }
 
     fn forward_requests(&self, mut client: &TcpStream, mut server: &TcpStream) -> io::Result<()> {

@@ -14,8 +14,10 @@ mod acknowledge;
 mod inspect;
 mod leave;
 mod pull;
+mod watch;
 
 use super::acks::Acks;
+use super::api::Context;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
 use super::durable::Wanted;
@@ -32,12 +34,12 @@ use crate::sync::Arc;
 use crate::wait::Promise;
 use async_nats::datetime::DateTime;
 use async_nats::header::NATS_PIN_ID;
-use async_nats::jetstream::{Context, consumer, stream};
+use async_nats::jetstream::{consumer, stream};
 use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Messages taken in one go, so that the intake is woken once for all of them.
@@ -51,7 +53,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(super) struct Setup {
     pub(super) client: Client,
     pub(super) jetstream: Context,
-    pub(super) link: watch::Receiver<Link>,
+    pub(super) link: tokio::sync::watch::Receiver<Link>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     /// Index into the topics of the subscription, and its name.
@@ -101,6 +103,7 @@ pub(super) struct Member {
     passing: Vec<Incoming>,
     /// A pin whose owner did not answer once.
     silent_pin: Option<String>,
+    watching: watch::Watching,
     timers: Timers,
     has_problem: bool,
     is_leaving: bool,
@@ -124,6 +127,8 @@ struct Timers {
     /// An inspection that failed is tried again.
     inspect: Option<Instant>,
     barrier: Option<Instant>,
+    /// What nothing tells of is looked at.
+    watch: Option<Instant>,
 }
 
 impl Timers {
@@ -138,6 +143,7 @@ impl Timers {
             self.check,
             self.inspect,
             self.barrier,
+            self.watch,
         ]
         .into_iter()
         .flatten()
@@ -195,6 +201,7 @@ impl Member {
             collecting: 0,
             passing: Vec::new(),
             silent_pin: None,
+            watching: watch::Watching::default(),
             timers: Timers::default(),
             has_problem: false,
             is_leaving: false,
@@ -227,6 +234,7 @@ impl Member {
                 Event::Timer => self.timer().await,
                 Event::End => return,
             }
+            self.tend();
             self.ask().await;
         }
     }
@@ -353,7 +361,7 @@ impl Member {
             return next;
         }
         if self.gate.is_collecting() {
-            self.timers.pull_ends = Some(Instant::now() + pull::COLLECTED);
+            self.timers.pull_ends = Some(Instant::now() + self.collected_in());
             self.collecting = self.collecting.saturating_sub(1);
             if self.collecting == 0 {
                 return self.gate.collected();
@@ -466,6 +474,9 @@ impl Member {
         if take_due(&mut self.timers.inspect, now) {
             self.carry_out(Action::Inspect).await;
         }
+        if take_due(&mut self.timers.watch, now) && self.is_up() {
+            self.watch().await;
+        }
         if take_due(&mut self.timers.look, now) {
             self.look().await;
         }
@@ -476,6 +487,7 @@ impl Member {
             todo = match todo {
                 Action::Nothing => return,
                 Action::Inspect => self.inspect().await,
+                Action::Clear(removed) => self.clear(removed).await,
                 Action::Collect(records) => return self.collect(records).await,
                 Action::Expire { patiently } => return self.expire(patiently).await,
                 Action::Open(held) => return self.open(held),

@@ -17,7 +17,9 @@ const LONGEST_PULL: Duration = Duration::from_secs(10);
 /// How much longer than it says a pull may take to end before it is taken for lost.
 const GRACE: Duration = Duration::from_secs(2);
 /// What is collected and does not come within this time after what came before it is not there to be delivered.
-pub(super) const COLLECTED: Duration = Duration::from_millis(250);
+const COLLECTED: Duration = Duration::from_millis(250);
+/// The same where what does not come is given up.
+const COLLECTED_FOR_GOOD: Duration = Duration::from_secs(5);
 /// How long the owner of a pin may take to say that it is there.
 const PRESENCE: Duration = Duration::from_millis(250);
 /// After it did not, the next time that it is asked.
@@ -83,7 +85,7 @@ impl Member {
         }
         match purpose {
             Purpose::Flow => self.timers.pull_ends = Some(now + expires.unwrap_or_default() + GRACE),
-            Purpose::Collect => self.timers.pull_ends = Some(now + COLLECTED),
+            Purpose::Collect => self.timers.pull_ends = Some(now + self.collected_in()),
             Purpose::KeepPin | Purpose::Standby => {}
         }
     }
@@ -109,6 +111,10 @@ impl Member {
     pub(super) async fn collect(&mut self, records: usize) {
         self.collecting = records;
         self.pull(Purpose::Collect, Request { records, bytes: None }, None).await;
+    }
+
+    pub(super) fn collected_in(&self) -> Duration {
+        if self.gate.is_sweeping() { COLLECTED_FOR_GOOD } else { COLLECTED }
     }
 
     pub(super) async fn stand_by(&mut self) {
