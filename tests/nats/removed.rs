@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::DiscardPolicy;
 use keylane::{Bus, Problem, Subscription};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const RECORDS: u64 = 30;
 /// In flight, and as many are fetched beyond.
@@ -82,6 +82,14 @@ fn removed_and_cut(keys: &[&str], act: impl FnOnce(&Admin)) -> Slow {
     };
     eventually("what is in flight and as much again is delivered", || {
         state() == (2 * IN_FLIGHT, 2 * IN_FLIGHT)
+    })
+    .unwrap();
+    let mut passed = (proxy.answered(), Instant::now());
+    eventually("all of that has come through", || {
+        if proxy.answered() != passed.0 {
+            passed = (proxy.answered(), Instant::now());
+        }
+        passed.1.elapsed() > Duration::from_millis(200)
     })
     .unwrap();
     proxy.set_deaf(true);

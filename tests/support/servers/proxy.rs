@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -27,6 +27,8 @@ struct Shared {
     is_reachable: AtomicBool,
     /// What the broker sends goes nowhere.
     is_deaf: AtomicBool,
+    /// Bytes that were passed on to clients.
+    answered: AtomicU64,
     connections: Mutex<Vec<TcpStream>>,
     /// Topics whose next publishes fail, and how many of them.
     faults: Mutex<Vec<(String, usize)>>,
@@ -47,6 +49,7 @@ impl Proxy {
             is_closed: AtomicBool::new(false),
             is_reachable: AtomicBool::new(true),
             is_deaf: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
             connections: Mutex::default(),
             faults: Mutex::default(),
         });
@@ -72,6 +75,11 @@ impl Proxy {
         if !is_reachable {
             self.shared.cut();
         }
+    }
+
+    /// How many bytes have been passed on to clients.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Acquire)
     }
 
     /// While it is, what the broker sends is lost, and what clients send comes to it.
@@ -165,6 +173,7 @@ impl Shared {
             }
             if !self.is_deaf.load(Ordering::Acquire) {
                 client.write_all(&chunk[..n])?;
+                self.answered.fetch_add(n as u64, Ordering::AcqRel);
             }
         }
     }
