@@ -165,7 +165,7 @@ pub enum Fault {
     AlwaysReachable,
     /// A drain is not carried out.
     Forgets,
-    /// What is published as it was a moment ago is taken for the same, and not stored.
+    /// Of two publishes the second is taken for the first, and not stored.
     StoresOnce,
 }
 
@@ -228,10 +228,9 @@ impl Backend for Planted<'_> {
 
     fn publish(&self, bus: &Bus, topic: &str, message: Message) -> Answer {
         thread_local! {
-            static LAST: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+            static IS_SECOND: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
         }
-        let text = format!("{message:?}");
-        if self.1 == Fault::StoresOnce && LAST.replace(text.clone()) == text {
+        if self.1 == Fault::StoresOnce && IS_SECOND.replace(!IS_SECOND.get()) {
             return Box::new(|| Ok(()));
         }
         if self.1 != Fault::PublishesApart {
