@@ -15,8 +15,10 @@ mod acknowledge;
 mod inspect;
 mod leave;
 mod pull;
+mod watch;
 
 use super::acks::{Acks, Believed};
+use super::api::Context;
 use super::claim::Change;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
@@ -34,12 +36,12 @@ use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Promise;
 use async_nats::datetime::DateTime;
-use async_nats::jetstream::{Context, consumer, stream};
+use async_nats::jetstream::{consumer, stream};
 use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Messages taken in one go, so that the intake is woken once for all of them.
@@ -53,7 +55,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(super) struct Setup {
     pub(super) client: Client,
     pub(super) jetstream: Context,
-    pub(super) link: watch::Receiver<Link>,
+    pub(super) link: tokio::sync::watch::Receiver<Link>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) tenure: Tenure,
@@ -107,6 +109,7 @@ pub(super) struct Member {
     /// How many messages are left to collect.
     collecting: usize,
     passing: Vec<Incoming>,
+    watching: watch::Watching,
     timers: Timers,
     /// What keeps this one from its work, and what keeps its keeper from the record.
     problems: [Option<String>; 2],
@@ -131,6 +134,8 @@ struct Timers {
     barrier: Option<Instant>,
     /// It is looked at which acknowledgements the server has.
     floor: Option<Instant>,
+    /// What nothing tells of is looked at.
+    watch: Option<Instant>,
 }
 
 impl Timers {
@@ -145,6 +150,7 @@ impl Timers {
             self.inspect,
             self.barrier,
             self.floor,
+            self.watch,
         ]
         .into_iter()
         .flatten()
@@ -203,6 +209,7 @@ impl Member {
             is_heir: false,
             collecting: 0,
             passing: Vec::new(),
+            watching: watch::Watching::default(),
             timers: Timers::default(),
             problems: [None, None],
             is_leaving: false,
@@ -231,6 +238,7 @@ impl Member {
                 Event::Timer => self.timer().await,
                 Event::End => return,
             }
+            self.tend();
             self.ask().await;
         }
     }
@@ -407,7 +415,7 @@ impl Member {
             return next;
         }
         if self.gate.is_collecting() {
-            self.timers.pull_ends = Some(Instant::now() + pull::COLLECTED);
+            self.timers.pull_ends = Some(Instant::now() + self.collected_in());
             self.collecting = self.collecting.saturating_sub(1);
             if self.collecting == 0 {
                 return self.gate.collected();
@@ -508,6 +516,9 @@ impl Member {
         if take_due(&mut self.timers.inspect, now) {
             self.carry_out(Action::Inspect).await;
         }
+        if take_due(&mut self.timers.watch, now) && self.is_up() {
+            self.watch().await;
+        }
     }
 
     async fn carry_out(&mut self, mut todo: Action<Incoming>) {
@@ -515,6 +526,7 @@ impl Member {
             todo = match todo {
                 Action::Nothing => return,
                 Action::Inspect => self.inspect().await,
+                Action::Clear(removed) => self.clear(removed).await,
                 Action::Collect(records) => return self.collect(records).await,
                 Action::Expire { patiently } => return self.expire(patiently).await,
                 Action::Open(held) => return self.open(held).await,
