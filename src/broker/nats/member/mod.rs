@@ -15,6 +15,7 @@ mod acknowledge;
 mod inspect;
 mod leave;
 mod pull;
+mod timers;
 mod watch;
 
 use super::acks::{Acks, Believed};
@@ -41,6 +42,7 @@ use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use std::time::Duration;
+use timers::{Timers, take_due};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -114,57 +116,6 @@ pub(super) struct Member {
     /// What keeps this one from its work, and what keeps its keeper from the record.
     problems: [Option<String>; 2],
     is_leaving: bool,
-}
-
-/// When something is due that no message tells of.
-#[derive(Debug, Default)]
-struct Timers {
-    /// What is delivered is told to be in work.
-    progress: Option<Instant>,
-    /// A pull should have ended.
-    pull_ends: Option<Instant>,
-    /// Nothing was pulled, because the lease was about to end.
-    pull_again: Option<Instant>,
-    /// Everything has expired; true: by an `ack_wait` that is to be set back.
-    expired: Option<(Instant, bool)>,
-    /// How the consumer is set is looked at.
-    check: Option<Instant>,
-    /// An inspection that failed is tried again.
-    inspect: Option<Instant>,
-    barrier: Option<Instant>,
-    /// It is looked at which acknowledgements the server has.
-    floor: Option<Instant>,
-    /// What nothing tells of is looked at.
-    watch: Option<Instant>,
-}
-
-impl Timers {
-    fn next(&self) -> Option<Instant> {
-        let expired = self.expired.map(|(at, _)| at);
-        [
-            self.progress,
-            self.pull_ends,
-            self.pull_again,
-            expired,
-            self.check,
-            self.inspect,
-            self.barrier,
-            self.floor,
-            self.watch,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-}
-
-fn is_due(timer: Option<Instant>, now: Instant) -> bool {
-    timer.is_some_and(|at| at <= now)
-}
-
-/// Takes a timer that is due.
-fn take_due(timer: &mut Option<Instant>, now: Instant) -> bool {
-    is_due(*timer, now) && timer.take().is_some()
 }
 
 enum Event {
