@@ -127,7 +127,7 @@ fn handles_are_as_small_as_they_are() {
         ("Submitting", size_of::<Submitting<u64, u64>>(), 8 * POINTER),
         ("Op", size_of::<Op<()>>(), 3 * POINTER),
         ("Receipt", size_of::<Receipt>(), 4 * POINTER),
-        ("Event", size_of::<Event>(), 5 * POINTER),
+        ("Event", size_of::<Event>(), 6 * POINTER),
         ("Envelope", size_of::<Envelope>(), 184),
         ("EnvelopeError", size_of::<EnvelopeError>(), POINTER),
         ("HandlerError", size_of::<HandlerError>(), 3 * POINTER),

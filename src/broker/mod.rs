@@ -25,7 +25,7 @@ use crate::wait::Registration;
 #[cfg(feature = "kafka")]
 pub(crate) use fetched::Packed;
 pub(crate) use fetched::{Fetched, FetchedRecord};
-#[cfg(any(feature = "kafka", test, fuzzing))]
+#[cfg(feature = "kafka")]
 pub(crate) use log_id::LogId;
 use std::ops::Range;
 use std::task::Waker;

@@ -276,7 +276,8 @@ pub struct NatsConfig {
     ///
     /// The instance renews it three times in nine tenths of that, and starts nothing once those have passed since it sent
     /// the last renewal that was answered. So what a crashed instance had is taken over at most this long after the crash,
-    /// and at least seven tenths of it, both with a quarter of a second more for the look at the lease.
+    /// and at least seven tenths of it; up to a second later, with the look at the lease and until what was delivered comes
+    /// again, the next instance is at work.
     #[serde(serialize_with = "duration_text")]
     pub takeover_after: Duration,
 }

@@ -229,8 +229,8 @@ impl<K> SubscriptionBuilder<K> {
     }
 
     /// How often the position is committed. Default: at each turn where that is no round trip (memory), else 20 ms
-    /// (Kafka), and less often where the broker takes more than a millisecond to answer: a commit is under way for a
-    /// twentieth of the time at most, and begins after 200 ms at the latest.
+    /// (Kafka), and less often where the broker takes more than 10 ms to answer: a commit is under way for half of the
+    /// time at most, and begins 200 ms after the last answer at the latest.
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.settings.commit_interval = Some(interval);
         self

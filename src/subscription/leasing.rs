@@ -2,7 +2,8 @@
 //! what runs when it ends, and has what waited started when it holds again.
 
 use super::intake::Intake;
-use super::runner::{Delivery, Invoke, Leased, Runner};
+use super::leased::Leased;
+use super::runner::{Delivery, Invoke, Runner};
 use crate::delivery::Assignment;
 use crate::delivery::lease::{Change, Watch};
 use crate::foreign;

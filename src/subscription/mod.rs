@@ -8,6 +8,7 @@ mod doing;
 mod intake;
 mod invoke;
 mod launch;
+mod leased;
 mod leasing;
 mod leaving;
 mod losses;

@@ -2,6 +2,7 @@
 //! ended.
 
 use super::doing::{Doing, Watch};
+use super::leased::{Leased, Output, activity, moved};
 use super::next::Next;
 use super::observed;
 use super::prepare::parse;
@@ -18,12 +19,8 @@ use crate::policy::Then;
 use crate::pool::{Handler, LONG_TURN, Outcome, WaitingNow};
 use crate::publisher::{PublishError, Receipt};
 use crate::sync::{Arc, Ordering};
-use crate::wait::Op;
 use crate::wait::after;
-use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Futures that a log line each is written of when they are dropped in one turn.
@@ -61,51 +58,6 @@ pub(crate) trait Invoke: 'static {
 pub(crate) enum Invoked<F> {
     Ended(Result<(), HandlerError>),
     Pending(F),
-}
-
-pin_project_lite::pin_project! {
-    /// What a record is leased to.
-    #[project = LeasedPin]
-    pub(crate) enum Leased<F> {
-        Handler { #[pin] future: F, watch: Watch },
-        DeadLetter { op: Op<Result<Receipt, PublishError>> },
-    }
-}
-
-pub(crate) enum Output {
-    Handled(Result<(), HandlerError>),
-    DeadLettered(Result<Receipt, PublishError>),
-}
-
-impl<F: Future<Output = Result<(), HandlerError>>> Future for Leased<F> {
-    type Output = Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Output> {
-        moved();
-        match self.project() {
-            LeasedPin::Handler { future, watch } => {
-                watch.poll_begins();
-                let polled = future.poll(cx);
-                watch.poll_ended(polled.is_pending());
-                polled.map(Output::Handled)
-            }
-            LeasedPin::DeadLetter { op } => Pin::new(op).poll(cx).map(Output::DeadLettered),
-        }
-    }
-}
-
-thread_local! {
-    /// How often a handler or a future of this thread was run, or a record ended.
-    static ACTIVITY: Cell<u64> = const { Cell::new(0) };
-}
-
-fn moved() {
-    ACTIVITY.set(ACTIVITY.get().wrapping_add(1));
-}
-
-/// What has moved on this worker until now.
-pub(super) fn activity() -> u64 {
-    ACTIVITY.get()
 }
 
 /// One worker's part of a subscription.

@@ -1,6 +1,7 @@
 //! What the intake waits for on behalf of others.
 
-use super::runner::{self, Delivery};
+use super::leased;
+use super::runner::Delivery;
 use super::shared::Shared;
 use super::waits::{Condition, WaitError, Waits, Wanted, look};
 use crate::broker::{BrokerError, Mark};
@@ -156,7 +157,7 @@ impl Seen {
             self.is_due |= is_due;
             self.at_rest += 1 + key.behind;
         });
-        self.activity += runner::activity();
+        self.activity += leased::activity();
     }
 }
 

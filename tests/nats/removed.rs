@@ -74,7 +74,8 @@ fn removed_and_cut(keys: &[&str], act: impl FnOnce(&Admin)) -> Slow {
         direct.publish("orders", numbered(key, n)).wait().unwrap();
     }
     let proxy = Proxy::start(0, server.port, Protocol::Nats);
-    let bus = connect_to(proxy.port(), |_| {});
+    // No pull and no lease ends while nothing is heard.
+    let bus = connect_to(proxy.port(), |config| config.nats.takeover_after = Duration::from_secs(60));
     let slow = Slow::start(&bus);
     let state = || {
         let info = admin.consumer("orders", "slow");

@@ -43,16 +43,13 @@ pub(crate) struct History {
     facts: Arc<Mutex<Facts>>,
     /// Members are expelled while they live: they may start what the next owner has started.
     overlaps: bool,
-    discards: bool,
-    at_most_once: bool,
+    kind: Kind,
     tells: bool,
 }
 
 impl History {
     pub(crate) fn new(program: &Program, overlaps: bool, tells: bool) -> Self {
-        let discards = program.kind != Kind::Envelopes;
-        let at_most_once = program.kind == Kind::AtMostOnce;
-        Self { facts: Arc::default(), overlaps, discards, at_most_once, tells }
+        Self { facts: Arc::default(), overlaps, kind: program.kind, tells }
     }
 
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -115,8 +112,8 @@ impl History {
         // is enough.
         let is_over = |facts: &Facts, numbered| {
             facts.over.contains(&numbered)
-                || self.at_most_once
-                || self.discards && facts.started.contains_key(&numbered)
+                || self.kind == Kind::AtMostOnce
+                || self.kind != Kind::Envelopes && facts.started.contains_key(&numbered)
                 || facts.skipped.contains(&numbered)
                 || facts.removed.contains(&numbered)
                 || is_dead(numbered)

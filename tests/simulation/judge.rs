@@ -29,7 +29,7 @@ pub(crate) fn bounds(run: &Run<'_>) {
 
 /// P7: an outage that has lasted is in the health of whoever was there all the time.
 pub(crate) fn an_outage_is_shown(run: &Run<'_>, after: Duration) {
-    let Some(since) = run.away_since().filter(|since| run.world.now() - *since >= after) else { return };
+    let Some(since) = run.away_since().filter(|since| run.world.now() >= *since + after) else { return };
     for (process, running) in &run.running {
         let health = running.orders.health();
         let is_shown = health.problems.iter().any(|problem| matches!(problem, Problem::Broker { .. }));
@@ -63,7 +63,7 @@ pub(crate) fn everything_ends(run: &mut Run<'_>) {
         if open.is_empty() && is_answered && run.is_operated() {
             return;
         }
-        if run.world.now() - since > END {
+        if run.world.now() > since + END {
             break;
         }
         held_is_shown(run);

@@ -46,7 +46,7 @@ impl Verdict {
 pub(crate) fn run(program: &Program, tells: bool) -> Verdict {
     let overlaps = program.has(|act| matches!(act, Act::Expel(_)) || act.changes_logs());
     let history = History::new(program, overlaps, tells);
-    match catch_unwind(AssertUnwindSafe(|| Run::new(program, history.clone()).to_its_end())) {
+    match catch_unwind(AssertUnwindSafe(|| Run::new(program, history.clone()).through())) {
         Ok(verdict) => verdict,
         Err(payload) => {
             let text = payload.downcast_ref::<String>().cloned();
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
         run
     }
 
-    fn to_its_end(mut self) -> Verdict {
+    fn through(mut self) -> Verdict {
         for (at, act) in &self.program.acts {
             self.until(*at);
             self.say(format_args!("{act:?}"));

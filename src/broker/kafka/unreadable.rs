@@ -70,7 +70,9 @@ impl Unreadable {
             (has_come || now.saturating_duration_since(at) >= PROVEN).then_some(*partition)
         };
         let healed: Vec<_> = self.0.iter().filter_map(goes_on).collect();
-        self.0.retain(|partition, _| !healed.contains(partition));
+        for partition in &healed {
+            self.0.remove(partition);
+        }
         healed
     }
 

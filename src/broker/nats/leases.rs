@@ -248,6 +248,15 @@ impl Record {
     }
 }
 
+fn no_answer(subject: &str, limit: Duration) -> String {
+    format!("no answer within {limit:?} to `{subject}`")
+}
+
+/// What records are read by.
+fn read_subject() -> String {
+    format!("$JS.API.STREAM.MSG.GET.{}", LEASES.0)
+}
+
 /// Why there is no stream of leases.
 #[derive(Debug, thiserror::Error)]
 enum Unready {
@@ -286,12 +295,4 @@ fn text(content: Content) -> String {
         },
     };
     serde_json::to_string(&text).expect("numbers and text")
-}
-
-fn no_answer(subject: &str, limit: Duration) -> String {
-    format!("no answer within {limit:?} to `{subject}`")
-}
-
-fn read_subject() -> String {
-    format!("$JS.API.STREAM.MSG.GET.{}", LEASES.0)
 }
