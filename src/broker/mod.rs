@@ -132,6 +132,12 @@ pub(crate) struct ConsumerSpec {
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) group: Arc<str>,
     pub(crate) start: Start,
+    /// To Envelopes, which are not to be lost.
+    #[cfg_attr(
+        not(feature = "nats"),
+        expect(dead_code, reason = "no other backend keeps topics in several ways")
+    )]
+    pub(crate) takes_envelopes: bool,
     /// What is taken at most: records, and bytes.
     #[cfg_attr(
         not(any(feature = "kafka", feature = "nats")),
@@ -151,7 +157,14 @@ impl ConsumerSpec {
     pub(crate) fn for_test(topic: &str, group: impl Into<Arc<str>>, start: Start) -> Self {
         let budget = Budget { records: 4096, bytes: 64 << 20 };
         let drain_timeout = Duration::from_secs(10);
-        Self { topics: vec![topic.into()], group: group.into(), start, budget, drain_timeout }
+        Self {
+            topics: vec![topic.into()],
+            group: group.into(),
+            start,
+            takes_envelopes: true,
+            budget,
+            drain_timeout,
+        }
     }
 }
 
@@ -304,13 +317,19 @@ pub(crate) enum Polled {
     )]
     Gone(Partition, Gone),
     /// It brings nothing though it should; none: it goes on again.
-    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "Kafka alone tells it"))]
+    #[cfg_attr(
+        not(any(feature = "kafka", feature = "nats")),
+        expect(dead_code, reason = "a log in memory always goes on")
+    )]
     Stuck(Still, Option<Stuck>),
     Record(Fetched),
 }
 
 /// What stands still.
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "Kafka alone tells it"))]
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "nats")),
+    expect(dead_code, reason = "a log in memory always goes on")
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Still {
     /// Told of a partition that is assigned; over at the latest when it goes.

@@ -261,7 +261,8 @@ pub struct NatsConfig {
     pub stream: String,
     /// Whether a stream that does not exist is created when its topic is first used; default false.
     pub create_topics: bool,
-    /// Where a stream that is created keeps its records; default [`Storage::File`].
+    /// Where a stream that is created keeps its records; default [`Storage::File`]. With [`Storage::Memory`] Envelopes are
+    /// taken from streams in memory, too, which is refused otherwise.
     pub storage: Storage,
     /// Copies of a stream that is created, and of its consumers; 1 to 5, default 1.
     pub replicas: usize,

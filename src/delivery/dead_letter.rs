@@ -70,12 +70,6 @@ impl DeadRecord<'_> {
     }
 }
 
-/// Whether these are the headers of a dead letter.
-#[cfg(feature = "nats")]
-pub(crate) fn is_dead_letter(headers: &Headers) -> bool {
-    headers.get(REASON).is_some()
-}
-
 fn is_number(value: &[u8]) -> bool {
     std::str::from_utf8(value).is_ok_and(|text| text.parse::<u64>().is_ok())
 }

@@ -185,6 +185,7 @@ impl<K> SubscriptionBuilder<K> {
             topics: self.topics.iter().map(|topic| topic.as_str().into()).collect(),
             group: group.clone(),
             start: self.start,
+            takes_envelopes: self.takes_envelopes,
             budget: Budget { records: settings.in_flight_records, bytes: settings.in_flight_bytes },
             drain_timeout: settings.drain_timeout,
         }

@@ -165,6 +165,8 @@ pub enum Fault {
     AlwaysReachable,
     /// A drain is not carried out.
     Forgets,
+    /// Of two publishes the second is taken for the first, and not stored.
+    StoresOnce,
 }
 
 /// A backend with a fault planted in it.
@@ -225,6 +227,12 @@ impl Backend for Planted<'_> {
     }
 
     fn publish(&self, bus: &Bus, topic: &str, message: Message) -> Answer {
+        thread_local! {
+            static IS_SECOND: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        }
+        if self.1 == Fault::StoresOnce && IS_SECOND.replace(!IS_SECOND.get()) {
+            return Box::new(|| Ok(()));
+        }
         if self.1 != Fault::PublishesApart {
             return self.0.publish(bus, topic, message);
         }

@@ -79,6 +79,7 @@ promises! {
     p2_every_envelope_is_handled_through_crashes: crate::p2_never_lost::through_crashes, AcknowledgesEarly;
     p2_a_failed_envelope_is_handled_in_the_end: crate::p2_never_lost::through_failures, GivesUp;
     p2_a_failed_dead_letter_leaves_its_record_pending: crate::p2_never_lost::through_failed_dead_letters, GivesUp;
+    p2_what_is_published_twice_is_stored_twice: crate::p2_never_lost::published_twice, StoresOnce;
     p2_bytes_that_are_no_envelope_are_kept: crate::p2_never_lost::undecodable, GivesUp;
     p3_a_failed_plain_record_is_settled: crate::p3_plain::never_retried, RetriesPlain;
     p3_at_most_once_settles_first: crate::p3_plain::at_most_once, AtLeastOnce;

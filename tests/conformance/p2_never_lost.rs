@@ -103,6 +103,31 @@ pub fn through_failures(backend: &dyn Backend) -> Checked {
     Ok(())
 }
 
+/// Somebody publishes an event again as it was, with its id: a dead letter, a file that is replayed.
+pub fn published_twice(backend: &dyn Backend) -> Checked {
+    let cluster = backend.cluster(1);
+    let bus = cluster.connect(&|_| {});
+    let topic = cluster.topic("orders");
+    let event = numbered("key", 7);
+    for _ in 0..2 {
+        backend.publish(&bus, &topic, event.clone().into())()?;
+    }
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let kept = came.clone();
+    let handler: Behaviour = Arc::new(move |event| {
+        let id = event.envelope().map(|envelope| envelope.event_id().to_owned());
+        kept.lock().unwrap().push((event.offset(), id));
+        Ok(())
+    });
+    let builder = bus.subscribe_envelopes(&topic).group(cluster.group("twice"));
+    let subscription = backend.start_envelopes(builder, Kind::Shared, handler)?;
+    eventually("both are handled", || subscription.stats().succeeded >= 2)?;
+    let came = came.lock().unwrap();
+    let [(first, id), (second, again)] = &came[..] else { return Err(format!("{came:?} came")) };
+    ensure!(first != second && id == again, "not two records of one event: {came:?}");
+    Ok(())
+}
+
 pub fn through_failed_dead_letters(backend: &dyn Backend) -> Checked {
     let cluster = backend.cluster(1);
     let bus = cluster.connect(&|_| {});

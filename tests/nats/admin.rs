@@ -82,6 +82,48 @@ impl Admin {
         });
     }
 
+    /// Removes all messages of these subjects.
+    pub fn purge_subjects(&self, name: &str, subjects: &str) {
+        self.runtime.block_on(async {
+            let stream = self.jetstream.get_stream(name).await.expect("it is there");
+            stream.purge().filter(subjects).await.expect("they are removed");
+        });
+    }
+
+    /// Removes all messages before this one.
+    pub fn purge_before(&self, name: &str, sequence: u64) {
+        self.runtime.block_on(async {
+            let stream = self.jetstream.get_stream(name).await.expect("it is there");
+            stream.purge().sequence(sequence).await.expect("they are removed");
+        });
+    }
+
+    /// Changes the configuration of a stream.
+    pub fn configure(&self, name: &str, change: impl FnOnce(&mut stream::Config)) {
+        let mut config = self.stream(name).config;
+        change(&mut config);
+        self.runtime.block_on(self.jetstream.update_stream(config)).expect("it is changed");
+    }
+
+    /// Creates a stream as an operator does.
+    pub fn create(&self, config: stream::Config) {
+        self.runtime.block_on(self.jetstream.create_stream(config)).expect("it is created");
+    }
+
+    /// Suspends a consumer, or lets it go on.
+    pub fn pause(&self, stream: &str, name: &str, is_paused: bool) {
+        let hour = std::time::Duration::from_secs(3_600);
+        self.runtime.block_on(async {
+            let stream = self.jetstream.get_stream(stream).await.expect("it is there");
+            if is_paused {
+                let until = std::time::SystemTime::now() + hour;
+                stream.pause_consumer(name, until.into()).await.expect("it is paused");
+            } else {
+                stream.resume_consumer(name).await.expect("it goes on");
+            }
+        });
+    }
+
     pub fn delete_message(&self, stream: &str, sequence: u64) {
         self.runtime.block_on(async {
             let stream = self.jetstream.get_stream(stream).await.expect("it is there");

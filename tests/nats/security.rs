@@ -1,7 +1,7 @@
 //! TLS and authentication against servers that want them, with certificates and credentials made here.
 
 use crate::admin::configured;
-use crate::support::servers::Server;
+use crate::support::servers::{self, Server};
 use crate::support::{capture_log, eventually, logged, numbered};
 use keylane::{Config, ConnectError};
 use std::fs;
@@ -263,6 +263,47 @@ fn a_server_with_a_certificate_is_checked() {
     );
 }
 
+#[test]
+fn tls_on_one_side_alone_and_another_protocol_are_told_at_once() {
+    let limit = Duration::from_secs(10);
+    let told = |port: u16, tls: bool, parts: &[&str]| {
+        let mut config = config(&format!("nats://127.0.0.1:{port}"));
+        config.nats.tls = tls;
+        let began = std::time::Instant::now();
+        refused(config, parts);
+        assert!(began.elapsed() < limit, "after {:?} of 30 s", began.elapsed());
+    };
+    let (plain, encrypted) = (servers::nats(&[]), with_tls("tls-alone"));
+    told(plain.port, true, &["has no tls", "`nats.tls`", "127.0.0.1"]);
+    told(encrypted.port, false, &["wants tls", "`nats.tls`", "`nats.tls_ca`"]);
+    let listener = servers::free_listener();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut client, b"SSH-2.0-OpenSSH_9.9\r\n");
+        }
+    });
+    told(port, false, &["no nats server", "ssh-2.0-openssh", "check the port"]);
+}
+
+#[test]
+fn a_user_who_may_not_ask_jetstream_or_hear_its_answers_is_told_at_once() {
+    for (name, denied, parts) in [
+        ("no-info", "publish: { deny: \"$JS.API.INFO\" }", ["may not publish to `$js.api.info`", "permit"]),
+        ("no-inbox", "subscribe: { deny: \"_INBOX.>\" }", ["may not subscribe to `_inbox.", "`_inbox.>`"]),
+    ] {
+        let server = configured(
+            name,
+            &format!(
+                "authorization {{ users = [ {{ user: ann, password: \"{SECRET}\", permissions: {{ {denied} }} }} ] }}\n"
+            ),
+        );
+        let began = std::time::Instant::now();
+        refused(config(&format!("nats://ann:{SECRET}@127.0.0.1:{}", server.port)), &parts);
+        assert!(began.elapsed() < Duration::from_secs(10), "after {:?} of 30 s", began.elapsed());
+    }
+}
+
 /// The subjects that the README lists, row by row.
 fn permissions_of_the_readme() -> Vec<Vec<&'static str>> {
     let readme = include_str!("../../README.md");
@@ -343,6 +384,7 @@ fn the_permissions_of_the_readme_are_enough_and_caught_up_needs_its_own() {
             .is_ok_and(|told| told.contains("Violation") && told.contains("STREAM.MSG.GET.all"))
     })
     .unwrap();
-    assert!(!asked.is_done());
+    let refused = asked.wait_timeout(LIMIT).expect("the server says so").unwrap_err().to_string();
+    assert!(refused.contains("may not publish to `$JS.API.STREAM.MSG.GET.all`"), "{refused}");
     fs::remove_file(log).unwrap();
 }

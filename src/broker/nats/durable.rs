@@ -1,11 +1,11 @@
 //! The durable consumer of a group in a stream: what it is set to, and that it is.
 
-use super::api::{self, ApiFault, ErrorCode};
+use super::api::{self, ApiFault, Context, ErrorCode};
 use crate::broker::{BrokerError, Start};
 use crate::foreign;
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, StorageType};
-use async_nats::jetstream::{Context, consumer};
 use std::time::Duration;
 
 /// Two instances that create or change a consumer at a time: the loser looks again.
@@ -96,7 +96,9 @@ pub(super) async fn ensure(
 ) -> Result<Info, BrokerError> {
     let (stream_name, name) = (&stream.name, &wanted.name);
     let failed = |what: &str, fault: &ApiFault| {
-        let text = format!("consumer `{name}` of stream `{stream_name}` could not be {what}: {fault}");
+        let advice = fault.advice();
+        let text =
+            format!("consumer `{name}` of stream `{stream_name}` could not be {what}: {fault}{advice}");
         if fault.is_transient() { BrokerError::Transient(text) } else { BrokerError::Refused(text) }
     };
     for _ in 0..TRIES {
@@ -121,6 +123,8 @@ pub(super) async fn ensure(
         let config = Config {
             // What members noted there, and what the server did.
             metadata: found.config.metadata.clone(),
+            // It is an operator's, and goes on.
+            pause_until: found.config.pause_until,
             ..wanted.config(stream, found.config.deliver_policy)
         };
         let differences = differences(&found.config, &config);

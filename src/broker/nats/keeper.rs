@@ -131,9 +131,7 @@ impl Keeper {
         let (since, is_told) = self.failing.get_or_insert((now, false));
         if !*is_told && now.saturating_duration_since(*since) >= patience {
             *is_told = true;
-            let (subject, denial) =
-                (&self.record.subject, self.link.borrow().denial(&self.record.subject).map(str::to_owned));
-            let reason = denial.unwrap_or(reason);
+            let subject = &self.record.subject;
             let text = format!("it can't be known who owns the topic (record `{subject}`): {reason}");
             let _ = self.tell.send(Told::Problem(Some(text)));
         }

@@ -3,20 +3,18 @@
 //! A direct get may be answered by any replica, and was stale in 52 of 2,000 reads behind a write: nothing is decided by
 //! one.
 
-use super::api::{self, ApiFault, ErrorCode};
+use super::api::{self, ApiFault, Context, ErrorCode};
 use super::claim::{Answer, Ask, Content, Found};
-use super::link::Link;
+use super::denied::Denial;
 use super::names::LEASES;
 use super::streams::takes;
 use crate::broker::BrokerError;
 use async_nats::client::RequestErrorKind;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM};
-use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, StorageType};
 use async_nats::{Client, HeaderMap};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// A number that no record of a stream has.
 const NEVER: u64 = i64::MAX as u64;
@@ -66,6 +64,7 @@ struct Refusal {
 enum Fault {
     /// The stream is gone, or has no leader.
     NoStream(String),
+    Denied(Denial),
     Other(String),
 }
 
@@ -82,6 +81,7 @@ impl Record {
         match answer {
             Ok(answer) => Ok(answer),
             Err(Fault::Other(reason)) => Err(reason),
+            Err(Fault::Denied(denial)) => Err(denial.to_string()),
             // Somebody may have deleted it.
             Err(Fault::NoStream(reason)) => Err(match self.find_stream().await {
                 Ok(()) => reason,
@@ -91,10 +91,11 @@ impl Record {
     }
 
     async fn read(&self, limit: Duration) -> Result<Option<Found>, Fault> {
-        let stream = self.jetstream.get_stream_no_info(LEASES.0).await;
+        let stream = self.jetstream.plain().get_stream_no_info(LEASES.0).await;
         let stream = stream.map_err(|error| Fault::Other(error.to_string()))?;
-        let read = tokio::time::timeout(limit, stream.get_last_raw_message_by_subject(&self.subject)).await;
-        let error = match read {
+        let read = tokio::time::timeout(limit, stream.get_last_raw_message_by_subject(&self.subject));
+        let read = self.jetstream.unless_denied(&read_subject(), read).await;
+        let error = match read.map_err(Fault::Denied)? {
             Ok(Ok(message)) => {
                 let content = self.content(&message.payload);
                 return Ok(Some(Found { sequence: message.sequence, content }));
@@ -121,7 +122,9 @@ impl Record {
             .headers(headers)
             .payload(text(content).into())
             .timeout(Some(limit));
-        let message = match self.client.send_request(self.subject.clone(), request).await {
+        let written = self.client.send_request(self.subject.clone(), request);
+        let written = self.jetstream.unless_denied(&self.subject, written).await;
+        let message = match written.map_err(Fault::Denied)? {
             Ok(message) => message,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 return Err(Fault::NoStream(
@@ -167,51 +170,31 @@ impl Record {
     ///
     /// # Errors
     /// [`BrokerError::Refused`] with what to permit, or to make, where a permission is missing.
-    pub(super) async fn prepare(&self, link: &watch::Receiver<Link>) -> Result<(), BrokerError> {
-        let missing = |subject: &str, fault: String| {
-            let Some(denial) = link.borrow().denial(subject).map(str::to_owned) else {
-                return BrokerError::Transient(format!(
-                    "it can't be known who owns `{}`: {fault}",
-                    self.subject
-                ));
-            };
-            let (stream, subjects) = LEASES;
-            BrokerError::Refused(format!(
-                "the members of a group agree by the stream `{stream}` on which of them is active, and the server says: \
-                 {denial}. Permit publishing to `$JS.API.STREAM.INFO.{stream}`, `$JS.API.STREAM.MSG.GET.{stream}` and \
-                 `{subjects}`, and to `$JS.API.STREAM.CREATE.{stream}`, or make the stream: `nats stream add {stream} \
-                 --subjects '{subjects}' --max-msgs-per-subject 1 --storage file --defaults`"
-            ))
-        };
-        let mut tries = 0;
-        while let Err(fault) = self.find_stream().await {
-            let asked = match &fault {
-                Unready::Refused(text) => return Err(BrokerError::Refused(text.clone())),
-                Unready::Asked(subject, _) => subject.clone(),
-            };
-            tries += 1;
-            if tries == TRIES || link.borrow().denial(&asked).is_some() {
-                return Err(missing(&asked, fault.to_string()));
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-        let limit = Duration::from_secs(1);
+    pub(super) async fn prepare(&self) -> Result<(), BrokerError> {
         let mut tries = 0;
         loop {
-            let (subject, fault) = match self.read(limit).await {
-                Err(Fault::NoStream(reason) | Fault::Other(reason)) => (read_subject(), reason),
-                // No record has this number, so that it is never written: who may not write has no answer.
-                Ok(_) => match self.write(NEVER, Content::Free, limit).await {
-                    Ok(_) => return Ok(()),
-                    Err(Fault::NoStream(reason) | Fault::Other(reason)) => (self.subject.clone(), reason),
-                },
+            let fault = match self.try_out().await {
+                Ok(()) => return Ok(()),
+                Err(Unready::Refused(text)) => return Err(BrokerError::Refused(text)),
+                Err(Unready::Asked(text)) => text,
             };
             tries += 1;
-            if tries == TRIES || link.borrow().denial(&subject).is_some() {
-                return Err(missing(&subject, fault));
+            if tries == TRIES {
+                let text = format!("it can't be known who owns `{}`: {fault}", self.subject);
+                return Err(BrokerError::Transient(text));
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Finds the stream, reads the record, and sees whether it may be written.
+    async fn try_out(&self) -> Result<(), Unready> {
+        self.find_stream().await?;
+        let limit = Duration::from_secs(1);
+        self.read(limit).await?;
+        // No record has this number, so that it is never written: who may not write hears that instead.
+        self.write(NEVER, Content::Free, limit).await?;
+        Ok(())
     }
 
     /// Finds the stream, or makes it.
@@ -220,11 +203,9 @@ impl Record {
         let unready = |what: &str, fault: &ApiFault| {
             let text = format!("the stream `{name}` of leases could not be {what}: {fault}");
             match fault {
+                ApiFault::Denied(denial) => denied(denial),
                 ApiFault::Refused(_) if !fault.is_transient() => Unready::Refused(text),
-                _ => {
-                    let request = if what == "made" { "CREATE" } else { "INFO" };
-                    Unready::Asked(format!("$JS.API.STREAM.{request}.{name}"), text)
-                }
+                _ => Unready::Asked(text),
             }
         };
         match api::stream_info(&self.jetstream, name).await {
@@ -282,8 +263,27 @@ enum Unready {
     #[error("{0}")]
     Refused(String),
     /// What was asked was not answered, or can't be just now.
-    #[error("{1}")]
-    Asked(String, String),
+    #[error("{0}")]
+    Asked(String),
+}
+
+impl From<Fault> for Unready {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Denied(denial) => denied(&denial),
+            Fault::NoStream(reason) | Fault::Other(reason) => Self::Asked(reason),
+        }
+    }
+}
+
+fn denied(denial: &Denial) -> Unready {
+    let (stream, subjects) = LEASES;
+    Unready::Refused(format!(
+        "the members of a group agree by the stream `{stream}` on which of them is active, and {denial}. What that takes \
+         is to publish to `$JS.API.STREAM.INFO.{stream}`, `$JS.API.STREAM.MSG.GET.{stream}` and `{subjects}`, and to \
+         `$JS.API.STREAM.CREATE.{stream}`, or that you make the stream: `nats stream add {stream} --subjects \
+         '{subjects}' --max-msgs-per-subject 1 --storage file --defaults`"
+    ))
 }
 
 fn text(content: Content) -> String {

@@ -1,7 +1,8 @@
 //! Whether there is a connection, and which one: what was sent over an earlier one may be lost.
 
+use super::denied::{Denial, Denied};
 use crate::foreign;
-use async_nats::Event;
+use async_nats::{Event, ServerError};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -13,39 +14,20 @@ pub(super) struct Link {
     pub(super) number: u64,
     /// What was wrong last, while it is not up.
     pub(super) problem: String,
-    /// What the server said last of what this client may not do. It answers no request that it does not permit.
-    denials: Vec<String>,
     since: Instant,
 }
-
-/// Denials that are kept.
-const DENIALS: usize = 16;
 
 impl Link {
     /// The first connection, which is there.
     pub(super) fn first() -> watch::Sender<Self> {
-        watch::Sender::new(Self {
-            is_up: true,
-            number: 1,
-            problem: String::new(),
-            denials: Vec::new(),
-            since: Instant::now(),
-        })
-    }
-
-    /// What the server said when it did not let this client publish to the subject.
-    pub(super) fn denial(&self, subject: &str) -> Option<&str> {
-        self.denials
-            .iter()
-            .rev()
-            .find(|denial| denial.contains(&format!("\"{subject}\"")))
-            .map(String::as_str)
+        watch::Sender::new(Self { is_up: true, number: 1, problem: String::new(), since: Instant::now() })
     }
 
     /// Takes note of an event of the client's, and says when a connection begins and ends.
-    pub(super) fn heard(link: &watch::Sender<Self>, addresses: &str, event: &Event) {
+    pub(super) fn heard(link: &watch::Sender<Self>, denied: &Denied, addresses: &str, event: &Event) {
         match event {
             Event::Connected => {
+                denied.connected();
                 link.send_if_modified(|link| {
                     if link.is_up {
                         return false;
@@ -55,7 +37,6 @@ impl Link {
                         is_up: true,
                         number: link.number + 1,
                         problem: String::new(),
-                        denials: Vec::new(),
                         since: Instant::now(),
                     };
                     true
@@ -85,17 +66,16 @@ impl Link {
                 });
             }
             Event::ServerError(error) => {
-                foreign::warn!(addresses, %error, "NATS reports an error");
-                let text = error.to_string();
-                if text.to_ascii_lowercase().contains("permissions violation") {
-                    // Read when a request has had no answer, which comes later.
-                    link.send_if_modified(|link| {
-                        if link.denials.len() == DENIALS {
-                            link.denials.remove(0);
-                        }
-                        link.denials.push(text);
-                        false
-                    });
+                let denial = match error {
+                    ServerError::Other(text) => Denial::of(text),
+                    _ => None,
+                };
+                match denial {
+                    Some(denial) if denied.heard(denial.clone(), Instant::now()) => {
+                        foreign::warn!(addresses, %denial, "NATS does not permit something");
+                    }
+                    Some(_) => {}
+                    None => foreign::warn!(addresses, %error, "NATS reports an error"),
                 }
             }
             Event::SlowConsumer(_) => foreign::warn!(

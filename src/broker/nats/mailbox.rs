@@ -1,7 +1,7 @@
 //! What the members of a subscription, one for each topic, have for its intake.
 
 use super::message::Delivery;
-use crate::broker::{Gone, Partition, Polled, Position};
+use crate::broker::{Gone, Partition, Polled, Position, Still, Stuck};
 use crate::delivery::Lease;
 use crate::sync::Mutex;
 use std::collections::VecDeque;
@@ -157,6 +157,12 @@ impl Mailbox {
     /// The log is not the one that it was.
     pub(super) fn gone(&self, partition: Partition, gone: Gone) {
         self.with(|state| state.events.push(Polled::Gone(partition, gone)));
+        self.wake.wake_by_ref();
+    }
+
+    /// It brings nothing though it should; none: it goes on again.
+    pub(super) fn stuck(&self, still: Still, stuck: Option<Stuck>) {
+        self.with(|state| state.events.push(Polled::Stuck(still, stuck)));
         self.wake.wake_by_ref();
     }
 

@@ -1,11 +1,10 @@
 //! How far the topics go and how far the group is in them, as the server knows it.
 
-use super::api::{self, ApiFault, ErrorCode};
+use super::api::{self, ApiFault, Context, ErrorCode};
 use super::link::Link;
 use crate::broker::{BrokerError, Mark};
 use crate::sync::Arc;
 use crate::wait::Op;
-use async_nats::jetstream::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 

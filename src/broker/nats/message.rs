@@ -62,7 +62,7 @@ fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// The headers of a record's message. `id` is what the server knows a second copy of the message by.
+/// The headers of a record's message. `id` is what the server knows a second copy of the message by: plain text.
 ///
 /// # Errors
 /// The name that no header of NATS can have.
@@ -101,8 +101,7 @@ pub(super) fn headers_of(record: &Record, id: &str, is_key_hashed: bool) -> Resu
     }
     let time = record.timestamp.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     headers.insert(HeaderName::from_static(TIME), time.to_string());
-    headers
-        .insert(NATS_MESSAGE_ID, plain(id.as_bytes()).map_or_else(|| escaped(id.as_bytes()), str::to_owned));
+    headers.insert(NATS_MESSAGE_ID, id);
     Ok(headers)
 }
 

@@ -8,10 +8,12 @@ mod api;
 mod claim;
 mod consumer;
 mod demand;
+mod denied;
 mod durable;
 mod identity;
 mod keeper;
 mod leases;
+mod left;
 mod link;
 mod mailbox;
 mod marks;
@@ -19,11 +21,15 @@ mod member;
 mod message;
 mod names;
 mod options;
+mod probe;
 mod publish;
+mod readable;
 mod recovery;
 mod runtime;
+mod standstill;
 mod streams;
 mod tried;
+mod unseen;
 
 use crate::broker::{Broker, BrokerError, Capabilities, Consumer, ConsumerSpec, PublishFault, Ticket};
 use crate::config::{BusUrl, Config};
@@ -32,8 +38,8 @@ use crate::record::Record;
 use crate::sync::Arc;
 use crate::wait::Op;
 use crate::wait::Registration;
+use api::Context;
 use async_nats::Client;
-use async_nats::jetstream::Context;
 use consumer::NatsConsumer;
 use demand::Amount;
 use durable::Wanted;
@@ -165,6 +171,11 @@ impl Broker for NatsBroker {
             records: PREFETCH.records.min(spec.budget.records),
             bytes: PREFETCH.bytes.min(spec.budget.bytes),
         };
+        let needs = readable::Needs {
+            takes_envelopes: spec.takes_envelopes,
+            allows_memory: self.streams.are_in_memory(),
+            is_shared: self.streams.is_shared(),
+        };
         let (mut members, mut places) = (Vec::new(), Vec::new());
         for (index, topic) in spec.topics.iter().enumerate() {
             let (tell, commands) = mpsc::unbounded_channel();
@@ -198,7 +209,8 @@ impl Broker for NatsBroker {
                         storage: stream.config.storage,
                         replicas: stream.config.num_replicas,
                     };
-                    record.prepare(&link).await?;
+                    readable::check(&jetstream, &stream.config, &name, &wanted, needs).await?;
+                    record.prepare().await?;
                     let info = durable::ensure(&jetstream, &stream.config, &wanted, None).await?;
                     let (keeper, tenure) = Keeper::new(record, link.clone(), mailbox.clone(), index as u32);
                     let member = Member::start(Setup {

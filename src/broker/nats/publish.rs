@@ -1,17 +1,15 @@
 //! Publishes with acknowledgement: what is under way, and what each answer means.
 
-use super::api::ErrorCode;
+use super::api::{Context, ErrorCode};
+use super::denied::Denial;
 use super::link::Link;
 use super::message;
 use super::names::{self, Token};
 use super::streams::Streams;
 use crate::broker::{BrokerError, PublishFault, Stored, Ticket};
 use crate::chance;
-use crate::delivery::dead_letter;
-use crate::envelope::Envelope;
 use crate::record::Record;
 use crate::sync::Arc;
-use async_nats::jetstream::Context;
 use async_nats::{Client, Message, PublishErrorKind, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -99,6 +97,7 @@ impl Publishing {
     pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         let inbox = self.client.new_inbox();
         let Ok(mut answers) = self.client.subscribe(format!("{inbox}.*")).await else { return };
+        let mut denials = self.jetstream.denied().listen();
         let mut taken = Vec::with_capacity(TAKEN);
         loop {
             let due = self.due.front().map(|(due, _)| *due);
@@ -122,6 +121,8 @@ impl Publishing {
                     }
                     self.link_changed(&inbox).await;
                 }
+                // Those that are missed are found by their limit.
+                Ok(denial) = denials.recv() => self.denied(&denial),
                 () = sleep_until(due) => self.expire(),
             }
         }
@@ -184,7 +185,9 @@ impl Publishing {
         inbox: &str,
     ) -> Result<u64, PublishFault> {
         let token = names::token(record.key.as_deref());
-        let id = self.id_of(topic, record, ticket);
+        // Of this publish, not of its event: the server knows by it what is sent again because its answer was lost, and
+        // an event that somebody publishes again is stored again.
+        let id = format!("{}-{ticket}", self.instance);
         let headers =
             message::headers_of(record, &id, matches!(token, Token::Hashed(_))).map_err(|name| {
                 PublishFault::Permanent(format!("no header of NATS can be called `{}`", name.escape_debug()))
@@ -206,20 +209,6 @@ impl Publishing {
                 Err(PublishFault::Permanent(error.to_string()))
             }
             Err(error) => Err(PublishFault::Transient(error.to_string())),
-        }
-    }
-
-    /// What the server knows a second copy of the record by: the id of the event, or one of our own that is the same at
-    /// each try. A dead letter has headers of the record that it tells of, also its event id, and is none of its copies.
-    fn id_of(&self, topic: &str, record: &Record, ticket: u64) -> String {
-        let event_id =
-            record.headers.get(Envelope::EVENT_ID_HEADER).and_then(|id| std::str::from_utf8(id).ok());
-        match event_id {
-            Some(id) if !dead_letter::is_dead_letter(&record.headers) => {
-                // The window is the stream's: the same event may be in two topics of it.
-                if self.streams.is_shared() { format!("{id}@{topic}") } else { id.to_owned() }
-            }
-            _ => format!("{}-{}", self.instance, ticket),
         }
     }
 
@@ -247,6 +236,26 @@ impl Publishing {
             }
         };
         ticket.answer(result);
+    }
+
+    /// A server answers nothing that it does not permit.
+    fn denied(&mut self, denial: &Denial) {
+        let Some(subject) = denial.published_to() else { return };
+        let sent = self
+            .sent
+            .iter()
+            .filter(|(_, request)| self.subject_of(&request.topic, &request.record) == subject);
+        let sent: Vec<u64> = sent.map(|(number, _)| *number).collect();
+        for number in sent {
+            let Some(Request { ticket, .. }) = self.sent.remove(&number) else { continue };
+            ticket.answer(Err(PublishFault::Permanent(denial.to_string())));
+        }
+    }
+
+    /// Of a topic that is known.
+    fn subject_of(&self, topic: &Arc<str>, record: &Record) -> String {
+        let prefix = self.known.get(topic).map_or("", |known| &*known.prefix);
+        format!("{prefix}.{}", names::token(record.key.as_deref()).as_str())
     }
 
     /// What was sent over a connection that is lost may have been stored or not, and its answer does not come any more:

@@ -9,8 +9,13 @@
 //!   one before means that a delivery was lost on its way, or that the server has forgotten some (it lost its last
 //!   writes in a crash). Nothing newer is handed out until what is missing is there.
 //! - **How it knows that nothing is missing.** The server says how many messages are delivered and not acknowledged, at
-//!   a moment at which nothing is asked for. When as many are in hand, those are the ones: what is in hand is not
-//!   acknowledged.
+//!   a moment at which nothing is asked for, and then what the stream still has. When as many are in hand that are
+//!   there, those are the ones: what is in hand is not acknowledged. One that was removed counts for nothing: the server
+//!   may have forgotten it, and then another one that is missing would be taken for it.
+//! - **What is counted and can't come.** A server may go on counting what was removed (a purge of some subjects leaves
+//!   it). That is acknowledged, and counted again. Where nobody can name it, everything is waited for until it is due,
+//!   and collected: when all of that came, and the rest is still counted and nothing more was removed meanwhile, the
+//!   rest can't come.
 //! - **A message that is settled can come again**, when its acknowledgement was lost. It is handed out like any other;
 //!   the ledger of the subscription knows it, and has it acknowledged again.
 //! - **A stranger** is a message from before this gate opened that was not among those that were recovered. After the
@@ -21,7 +26,10 @@
 //! What it relies on: this is the only one that the server delivers to, and a process that is thought dead acknowledges
 //! nothing that was delivered here in the moment of the count.
 
+use super::left::Left;
+use super::unseen::Unseen;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Of sequences, which nobody chooses to collide.
 type HashSet<T> = std::collections::HashSet<T, foldhash::fast::RandomState>;
@@ -35,6 +43,8 @@ pub(super) struct Facts {
     pub(super) sequence: u64,
     /// The number of the last delivery.
     pub(super) number: u64,
+    /// Up to this sequence all is acknowledged.
+    pub(super) floor: u64,
 }
 
 /// What to do next.
@@ -43,6 +53,8 @@ pub(super) enum Action<T> {
     Nothing,
     /// Ask for nothing more, forget what was asked for, and look at the consumer.
     Inspect,
+    /// Acknowledge these, which were removed, and look at the consumer again.
+    Clear(Vec<u64>),
     /// Fetch so many messages, as far as they are there, and tell when no more come.
     Collect(usize),
     /// Have everything delivered again that is not acknowledged. With `patiently` by waiting for it.
@@ -87,13 +99,29 @@ enum Phase {
 
 #[derive(Debug)]
 struct Round {
-    /// How many messages of the count are not in hand.
+    /// How many messages of the count are not known to be in hand.
     missing: usize,
     /// Up to which sequence the count goes.
     upto: u64,
-    /// Which were in hand when it was counted, whatever has become of them.
+    /// Which were in hand and there when it was counted, whatever has become of them.
     in_hand: HashSet<u64>,
     got: HashSet<u64>,
+}
+
+/// How far it is shown that what is missing can't come: everything was due, and then it was collected.
+#[derive(Debug)]
+enum Sweep {
+    None,
+    /// Waits until all is due, since a moment at which the stream had this.
+    Waits((u64, u64)),
+    /// All is due, and is collected.
+    Collects((u64, u64)),
+    /// All that there is came: these, and so many did not.
+    Over {
+        mark: (u64, u64),
+        got: HashSet<u64>,
+        missing: usize,
+    },
 }
 
 /// What was delivered before the gate opened for the first time.
@@ -117,6 +145,12 @@ pub(super) struct Gate<T> {
     origin: Option<Origin>,
     has_forgotten: bool,
     rounds: u32,
+    sweep: Sweep,
+    /// What the stream had when the consumer was looked at last.
+    mark: (u64, u64),
+    /// Acknowledged because they were removed, since it closed.
+    cleared: HashSet<u64>,
+    unseen: Unseen,
 }
 
 impl<T> Gate<T> {
@@ -131,6 +165,10 @@ impl<T> Gate<T> {
             origin: None,
             has_forgotten: false,
             rounds: 0,
+            sweep: Sweep::None,
+            mark: (0, 0),
+            cleared: HashSet::default(),
+            unseen: Unseen::default(),
         }
     }
 
@@ -140,6 +178,16 @@ impl<T> Gate<T> {
 
     pub(super) fn is_collecting(&self) -> bool {
         matches!(self.phase, Phase::Collecting(_))
+    }
+
+    /// Whether what does not come now is taken for what can't.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.is_collecting() && matches!(self.sweep, Sweep::Collects(_))
+    }
+
+    /// Whether nothing is known to be lost when the last delivery has this number: it need not be looked at further.
+    pub(super) fn is_whole(&self, number: u64) -> bool {
+        self.is_open() && self.next.is_none_or(|next| next == number + 1)
     }
 
     /// The number of the next delivery if none is lost.
@@ -162,6 +210,7 @@ impl<T> Gate<T> {
         let todo = match self.phase {
             Phase::Open | Phase::Collecting(_) if !follows => {
                 self.phase = Phase::Inspecting;
+                self.sweep = Sweep::None;
                 Action::Inspect
             }
             _ => Action::Nothing,
@@ -180,6 +229,7 @@ impl<T> Gate<T> {
         if self.is_open() || self.was_handed_out(sequence) {
             self.in_hand.insert(sequence);
             self.newest = self.newest.max(sequence);
+            self.unseen.handed_out(sequence);
             return (Arrived::Pass(item), todo);
         }
         // The first copy stays: it says how often the message was handed out before this recovery.
@@ -215,18 +265,34 @@ impl<T> Gate<T> {
             .is_some_and(|origin| sequence <= origin.upto && !origin.recovered.contains(&sequence))
     }
 
-    /// The consumer was looked at: asked for, or because the connection is a new one.
-    pub(super) fn inspected(&mut self, facts: Facts) -> Action<T> {
-        if self.is_open() && self.next.is_none_or(|next| next == facts.number + 1) {
+    /// The consumer was looked at: asked for, or because the connection is a new one; and behind it, at what the stream
+    /// has, unless [`is_whole`](Self::is_whole).
+    pub(super) fn inspected(&mut self, facts: Facts, left: &Left) -> Action<T> {
+        if self.is_whole(facts.number) {
+            self.unseen.reached(facts.sequence);
             return Action::Nothing;
         }
+        let has_lost_none = self.next == Some(facts.number + 1);
         self.note(facts.number + 1);
         self.next = Some(facts.number + 1);
+        self.mark = left.mark();
         // Their deliveries are forgotten: they come again behind what comes before them.
         self.held.retain(|sequence, _| *sequence <= facts.sequence);
-        let counts = |sequence: &u64| *sequence <= facts.sequence;
-        let in_hand: HashSet<u64> =
+        let removed = left.removed(facts.floor + 1..=facts.sequence).iter().copied();
+        let stale: Vec<u64> = removed.filter(|sequence| self.cleared.insert(*sequence)).collect();
+        if !stale.is_empty() {
+            self.phase = Phase::Inspecting;
+            self.sweep = Sweep::None;
+            return Action::Clear(stale);
+        }
+        let counts = |sequence: &u64| *sequence <= facts.sequence && left.has(*sequence);
+        let mut in_hand: HashSet<u64> =
             self.in_hand.iter().chain(self.held.keys()).copied().filter(counts).collect();
+        if let Some(missing) = self.can_not_come(has_lost_none, &mut in_hand)
+            && facts.unacknowledged.saturating_sub(in_hand.len()) <= missing
+        {
+            return self.open(facts.sequence);
+        }
         let missing = facts.unacknowledged.saturating_sub(in_hand.len());
         if missing == 0 {
             return self.open(facts.sequence);
@@ -236,28 +302,58 @@ impl<T> Gate<T> {
         Action::Collect(facts.unacknowledged)
     }
 
+    /// How many of those that are counted can't come, if that is shown by now. What came is there.
+    fn can_not_come(&mut self, has_lost_none: bool, in_hand: &mut HashSet<u64>) -> Option<usize> {
+        let mark = self.mark;
+        match std::mem::replace(&mut self.sweep, Sweep::None) {
+            Sweep::Collects(began) if began == mark => self.sweep = Sweep::Collects(mark),
+            Sweep::Over { mark: began, got, missing } if began == mark && has_lost_none => {
+                in_hand.extend(got);
+                return Some(missing);
+            }
+            _ => {}
+        }
+        None
+    }
+
     /// No more comes of what was to be collected.
     pub(super) fn collected(&mut self) -> Action<T> {
-        let Phase::Collecting(round) = &self.phase else { return Action::Nothing };
+        let Phase::Collecting(round) = &mut self.phase else { return Action::Nothing };
         if round.got.len() >= round.missing {
             let upto = round.upto;
             return self.open(upto);
         }
+        if let Sweep::Collects(mark) = self.sweep {
+            let got = std::mem::take(&mut round.got);
+            self.sweep = Sweep::Over { mark, missing: round.missing - got.len(), got };
+            self.phase = Phase::Inspecting;
+            return Action::Inspect;
+        }
         self.rounds += 1;
         self.phase = Phase::Expiring;
-        Action::Expire { patiently: self.rounds > FAST_ROUNDS }
+        let patiently = self.rounds > FAST_ROUNDS;
+        self.sweep = if patiently { Sweep::Waits(self.mark) } else { Sweep::None };
+        Action::Expire { patiently }
     }
 
     /// What is not acknowledged is there to be delivered again.
     pub(super) fn expired(&mut self) -> Action<T> {
         self.phase = Phase::Inspecting;
+        if let Sweep::Waits(mark) = self.sweep {
+            self.sweep = Sweep::Collects(mark);
+        }
         Action::Inspect
     }
 
     fn open(&mut self, upto: u64) -> Action<T> {
         self.phase = Phase::Open;
         self.rounds = 0;
+        self.sweep = Sweep::None;
+        self.cleared.clear();
         let held = std::mem::take(&mut self.held);
+        self.unseen.begin(upto);
+        held.keys().for_each(|sequence| self.unseen.handed_out(*sequence));
+        self.unseen.reached(upto);
         if self.origin.is_none() {
             let recovered = held.range(..=upto).map(|(sequence, _)| *sequence).collect();
             self.origin = Some(Origin { upto, recovered });
@@ -265,6 +361,24 @@ impl<T> Gate<T> {
         self.in_hand.extend(held.keys());
         self.newest = held.keys().next_back().copied().unwrap_or(0).max(self.newest);
         Action::Open(held.into_values().collect())
+    }
+
+    /// The consumer was looked at while all passes, and before it at which record the stream begins: what was removed
+    /// before it was delivered is passed over by then, or never will be delivered.
+    pub(super) fn looked(&mut self, facts: Facts, first: u64) {
+        if self.is_whole(facts.number) {
+            self.unseen.reached(facts.sequence.max(first.saturating_sub(1)));
+        }
+    }
+
+    /// Whether something was removed before it was handed out, and is not [told](Self::take_gone).
+    pub(super) fn has_gone(&self) -> bool {
+        !self.unseen.is_empty()
+    }
+
+    /// From the first to the last of those that were removed before they were handed out, and how many they are.
+    pub(super) fn take_gone(&mut self) -> Option<(Range<u64>, u64)> {
+        self.unseen.take()
     }
 
     /// One that was handed out is over, or was given back to the server.

@@ -1,12 +1,12 @@
 //! The thread that the client lives on.
 
-use super::api::{self, ApiFault, ErrorCode};
+use super::api::{self, ApiFault, Context, ErrorCode};
+use super::denied::Denied;
 use super::link::Link;
-use super::options;
+use super::{options, probe};
 use crate::config::{BusUrl, NatsConfig};
 use crate::error::ConnectError;
 use crate::sync::{Mutex, thread};
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
 use std::sync::mpsc;
@@ -67,7 +67,7 @@ pub(super) fn start(url: &BusUrl, config: &NatsConfig) -> Result<(Runtime, Conne
     let servers = options::servers(url, config.tls)?;
     let (end, ended) = oneshot::channel::<()>();
     let (answer, answered) = mpsc::channel();
-    let (url, limit) = (url.clone(), config.connect_timeout);
+    let (url, limit, is_tls) = (url.clone(), config.connect_timeout, config.tls);
     let body = move || {
         let built = Builder::new_current_thread()
             .enable_all()
@@ -83,7 +83,7 @@ pub(super) fn start(url: &BusUrl, config: &NatsConfig) -> Result<(Runtime, Conne
         };
         let handle = runtime.handle().clone();
         runtime.block_on(async {
-            let connected = connect(&url, options, servers, limit).await;
+            let connected = connect(&url, options, (servers, is_tls), limit).await;
             let is_connected = connected.is_ok();
             let _ = answer.send(connected.map(|connected| (handle, connected)));
             if is_connected {
@@ -108,16 +108,17 @@ pub(super) fn start(url: &BusUrl, config: &NatsConfig) -> Result<(Runtime, Conne
 async fn connect(
     url: &BusUrl,
     options: ConnectOptions,
-    servers: Vec<ServerAddr>,
+    (servers, is_tls): (Vec<ServerAddr>, bool),
     limit: Duration,
 ) -> Result<Connected, ConnectError> {
     let link = Link::first();
     let addresses = options::addresses(url);
     let until = Instant::now() + limit;
+    let denied = Denied::new();
     let heard = {
-        let (link, addresses) = (link.clone(), addresses.clone());
+        let (link, denied, addresses) = (link.clone(), denied.clone(), addresses.clone());
         move |event| {
-            Link::heard(&link, &addresses, &event);
+            Link::heard(&link, &denied, &addresses, &event);
             std::future::ready(())
         }
     };
@@ -128,6 +129,7 @@ async fn connect(
         reason,
     };
     let options = options.event_callback(heard);
+    let mut is_asked = false;
     let client = loop {
         let left = until.saturating_duration_since(Instant::now());
         let reason = match tokio::time::timeout(left, options.clone().connect(&servers[..])).await {
@@ -146,13 +148,23 @@ async fn connect(
                     let reason = with_causes(&error);
                     // The client's library takes it for trouble of the network.
                     if reason.contains("certificate") {
-                        let reason = format!("{reason}; check `nats.tls_ca`");
+                        let advice = if is_tls {
+                            "check `nats.tls_ca`"
+                        } else {
+                            "the server wants TLS: set `nats.tls`, and `nats.tls_ca` where its authority is not one \
+                             of the system's"
+                        };
+                        return Err(options::refused(url, format!("{reason}; {advice}")));
+                    }
+                    if !std::mem::replace(&mut is_asked, true)
+                        && let Some(reason) = refusal(url, is_tls).await
+                    {
                         return Err(options::refused(url, reason));
                     }
                     reason
                 }
             },
-            Err(_) => "no answer".to_owned(),
+            Err(_) => format!("no answer{}", hint(url).await),
         };
         if Instant::now() + RETRY >= until {
             return Err(unreachable(reason));
@@ -167,13 +179,14 @@ async fn connect(
             format!("the server has version {version}; {major}.{minor} or newer is needed"),
         ));
     }
-    let jetstream = jetstream(&client, limit);
+    let jetstream = jetstream(&client, limit, &denied);
     loop {
         match api::account(&jetstream).await {
             Ok(()) => break,
             Err(fault) if is_disabled(&fault) => {
                 return Err(options::refused(url, "JetStream is not enabled for this account"));
             }
+            Err(fault @ ApiFault::Denied(_)) => return Err(options::refused(url, fault.to_string())),
             // A server that has just started has its JetStream a little later.
             Err(_) if Instant::now() + RETRY < until => tokio::time::sleep(RETRY).await,
             Err(fault @ ApiFault::NoJetStream) => {
@@ -185,13 +198,32 @@ async fn connect(
             Err(fault) => return Err(unreachable(fault.to_string())),
         }
     }
-    let quick = self::jetstream(&client, ANSWER.min(limit));
+    let quick = self::jetstream(&client, ANSWER.min(limit), &denied);
     Ok(Connected { client, jetstream, quick, link: link.subscribe() })
 }
 
+/// Why no try will ever succeed at any of the addresses.
+async fn refusal(url: &BusUrl, is_tls: bool) -> Option<String> {
+    let mut first = None;
+    for host in url.hosts() {
+        let address = host.to_string();
+        let reason = probe::ask(&address).await.refusal(&address, is_tls)?;
+        first.get_or_insert(reason);
+    }
+    first
+}
+
+/// What may be wrong with the first address, where nothing says so.
+async fn hint(url: &BusUrl) -> &'static str {
+    match url.hosts().first() {
+        Some(host) => probe::ask(&host.to_string()).await.hint(),
+        None => "",
+    }
+}
+
 /// A way to ask JetStream, with this limit for each answer.
-fn jetstream(client: &Client, limit: Duration) -> Context {
-    ContextBuilder::new().timeout(limit).build(client.clone())
+fn jetstream(client: &Client, limit: Duration, denied: &Denied) -> Context {
+    Context::new(ContextBuilder::new().timeout(limit).build(client.clone()), denied.clone())
 }
 
 fn is_disabled(fault: &ApiFault) -> bool {

@@ -1,17 +1,16 @@
 //! The streams that topics are in: found, created where that is wanted, and never taken for what they are not.
 
-use super::api::{self, ApiFault, ErrorCode};
+use super::api::{self, ApiFault, Context, ErrorCode};
 use super::names;
 use crate::broker::BrokerError;
 use crate::config::{NatsConfig, Storage};
 use crate::foreign;
 use crate::sync::Mutex;
-use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// Within which the server knows a record that it has by its id, so that a publish whose answer was lost is not stored
+/// Within which the server knows a publish that it has by its id, so that a publish whose answer was lost is not stored
 /// twice when it is sent again. What the server takes by itself, stated so that a stream always says it.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Two instances that add a subject to one stream at a time overwrite each other's: the loser tries again.
@@ -45,6 +44,11 @@ impl Streams {
 
     pub(super) fn is_shared(&self) -> bool {
         !self.shared.is_empty()
+    }
+
+    /// Whether the configuration keeps records in memory.
+    pub(super) fn are_in_memory(&self) -> bool {
+        self.storage == StorageType::Memory
     }
 
     pub(super) fn stream_of(&self, topic: &str) -> String {
@@ -139,6 +143,9 @@ impl Streams {
     /// That a stream takes the topic's records and answers for them.
     fn check_use(&self, found: &Config, topic: &str) -> Result<(), BrokerError> {
         let subjects = names::subjects(topic);
+        if let Some(reason) = mirror(found, topic) {
+            return Err(BrokerError::Refused(reason));
+        }
         if !takes(found, &subjects) {
             return Err(BrokerError::Refused(format!(
                 "stream `{}` exists and has the subjects {:?}; topic `{topic}` needs `{subjects}`: add it, or allow that \
@@ -169,6 +176,16 @@ impl Streams {
     }
 }
 
+/// A mirror takes no publishes, and has no subjects of its own.
+fn mirror(stream: &Config, topic: &str) -> Option<String> {
+    let origin = &stream.mirror.as_ref()?.name;
+    Some(format!(
+        "stream `{}` is a mirror of stream `{origin}`, and nothing is published into a mirror: topic `{topic}` needs a \
+         stream that takes its records, such as `{origin}`",
+        stream.name
+    ))
+}
+
 fn storage_name(storage: StorageType) -> &'static str {
     match storage {
         StorageType::File => "file",
@@ -179,6 +196,13 @@ fn storage_name(storage: StorageType) -> &'static str {
 fn failed(what: &str, stream: &str, topic: &str, fault: &ApiFault) -> BrokerError {
     let text = format!("stream `{stream}` of topic `{topic}` could not be {what}: {fault}");
     if fault.is_transient() { BrokerError::Transient(text) } else { BrokerError::Refused(text) }
+}
+
+/// Whether all records of a stream are of these subjects, and each of its numbers is one of them.
+pub(super) fn has_nothing_else(stream: &Config, subjects: &str) -> bool {
+    let is_own = stream.subjects.iter().all(|pattern| covers(subjects, pattern));
+    let is_as_published = stream.mirror.is_none() && stream.subject_transform.is_none();
+    is_own && is_as_published && stream.sources.as_ref().is_none_or(Vec::is_empty)
 }
 
 pub(super) fn takes(stream: &Config, subjects: &str) -> bool {
@@ -201,6 +225,7 @@ fn covers(pattern: &str, wanted: &str) -> bool {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use async_nats::jetstream::stream::Source;
 
     #[test]
     fn a_pattern_covers_what_it_stands_for() {
@@ -218,5 +243,14 @@ mod tests {
         ] {
             assert_eq!(covers(pattern, wanted), is_covered, "{pattern} covers {wanted}");
         }
+    }
+
+    #[test]
+    fn a_mirror_names_the_stream_that_takes_records() {
+        let stream = Config { name: "mine".to_owned(), ..Config::default() };
+        let source = Source { name: "old".to_owned(), ..Source::default() };
+        let text = mirror(&Config { mirror: Some(source), ..stream.clone() }, "orders").expect("it is one");
+        assert!(text.contains("mirror of stream `old`") && !text.contains("add it"), "{text}");
+        assert_eq!(mirror(&stream, "orders"), None);
     }
 }

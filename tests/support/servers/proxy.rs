@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -25,6 +25,10 @@ struct Shared {
     protocol: Protocol,
     is_closed: AtomicBool,
     is_reachable: AtomicBool,
+    /// What the broker sends goes nowhere.
+    is_deaf: AtomicBool,
+    /// Bytes that were passed on to clients.
+    answered: AtomicU64,
     connections: Mutex<Vec<TcpStream>>,
     /// Topics whose next publishes fail, and how many of them.
     faults: Mutex<Vec<(String, usize)>>,
@@ -44,6 +48,8 @@ impl Proxy {
             protocol,
             is_closed: AtomicBool::new(false),
             is_reachable: AtomicBool::new(true),
+            is_deaf: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
             connections: Mutex::default(),
             faults: Mutex::default(),
         });
@@ -69,6 +75,16 @@ impl Proxy {
         if !is_reachable {
             self.shared.cut();
         }
+    }
+
+    /// How many bytes have been passed on to clients.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Acquire)
+    }
+
+    /// While it is, what the broker sends is lost, and what clients send comes to it.
+    pub fn set_deaf(&self, is_deaf: bool) {
+        self.shared.is_deaf.store(is_deaf, Ordering::Release);
     }
 
     /// Cuts all connections once.
@@ -141,10 +157,25 @@ impl Shared {
             let _ = shared.forward_requests(&client, &server_out);
             let _ = (client.shutdown(Shutdown::Both), server_out.shutdown(Shutdown::Both));
         });
+        let shared = self.clone();
         thread::spawn(move || {
-            let _ = io::copy(&mut &server, &mut &client_out);
+            let _ = shared.forward_answers(&server, &client_out);
             let _ = (server.shutdown(Shutdown::Both), client_out.shutdown(Shutdown::Both));
         });
+    }
+
+    fn forward_answers(&self, mut server: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let n = server.read(&mut chunk)?;
+            if n == 0 {
+                return Ok(());
+            }
+            if !self.is_deaf.load(Ordering::Acquire) {
+                client.write_all(&chunk[..n])?;
+                self.answered.fetch_add(n as u64, Ordering::AcqRel);
+            }
+        }
     }
 
     fn forward_requests(&self, mut client: &TcpStream, mut server: &TcpStream) -> io::Result<()> {

@@ -4,6 +4,7 @@ use super::{Action, Incoming, Member, RETRY};
 use crate::broker::nats::api::{self, ApiFault, ErrorCode};
 use crate::broker::nats::durable;
 use crate::broker::nats::identity;
+use crate::broker::nats::left::Left;
 use crate::broker::nats::recovery::Facts;
 use crate::broker::nats::tried::{self, Tries};
 use crate::broker::{BrokerError, Partition};
@@ -18,6 +19,15 @@ const LOWERED: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const UNANSWERED: u32 = 5;
 /// What a server may take beyond an `ack_wait`.
 const LATE: Duration = Duration::from_secs(1);
+
+pub(super) fn facts_of(info: &consumer::Info) -> Facts {
+    Facts {
+        unacknowledged: info.num_ack_pending,
+        sequence: info.delivered.stream_sequence,
+        number: info.delivered.consumer_sequence,
+        floor: info.ack_floor.stream_sequence,
+    }
+}
 
 impl Member {
     /// Asks for nothing more, and looks at the consumer.
@@ -47,12 +57,18 @@ impl Member {
             self.forget_acks(&Err(BrokerError::Transient("acknowledgements were not answered".to_owned())));
         }
         self.unanswered = 0;
+        let facts = facts_of(&info);
+        // Behind the count: what the stream has then it had at the count, too.
+        let left = if self.gate.is_whole(facts.number) {
+            Left::default()
+        } else {
+            match api::left(&self.setup.jetstream, &self.setup.stream.name).await {
+                Ok(left) => left,
+                Err(fault) => return self.inspect_later(&self.unseen(&fault)),
+            }
+        };
         self.problem(None);
-        self.gate.inspected(Facts {
-            unacknowledged: info.num_ack_pending,
-            sequence: info.delivered.stream_sequence,
-            number: info.delivered.consumer_sequence,
-        })
+        self.gate.inspected(facts, &left)
     }
 
     /// Sets the consumer as it should be, if it is not.

@@ -15,8 +15,11 @@ mod acknowledge;
 mod inspect;
 mod leave;
 mod pull;
+mod timers;
+mod watch;
 
 use super::acks::{Acks, Believed};
+use super::api::Context;
 use super::claim::Change;
 use super::consumer::Command;
 use super::demand::{Amount, Demand};
@@ -34,12 +37,13 @@ use crate::foreign;
 use crate::sync::Arc;
 use crate::wait::Promise;
 use async_nats::datetime::DateTime;
-use async_nats::jetstream::{Context, consumer, stream};
+use async_nats::jetstream::{consumer, stream};
 use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use timers::{Timers, take_due};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Messages taken in one go, so that the intake is woken once for all of them.
@@ -53,7 +57,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(super) struct Setup {
     pub(super) client: Client,
     pub(super) jetstream: Context,
-    pub(super) link: watch::Receiver<Link>,
+    pub(super) link: tokio::sync::watch::Receiver<Link>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) tenure: Tenure,
@@ -107,58 +111,11 @@ pub(super) struct Member {
     /// How many messages are left to collect.
     collecting: usize,
     passing: Vec<Incoming>,
+    watching: watch::Watching,
     timers: Timers,
     /// What keeps this one from its work, and what keeps its keeper from the record.
     problems: [Option<String>; 2],
     is_leaving: bool,
-}
-
-/// When something is due that no message tells of.
-#[derive(Debug, Default)]
-struct Timers {
-    /// What is delivered is told to be in work.
-    progress: Option<Instant>,
-    /// A pull should have ended.
-    pull_ends: Option<Instant>,
-    /// Nothing was pulled, because the lease was about to end.
-    pull_again: Option<Instant>,
-    /// Everything has expired; true: by an `ack_wait` that is to be set back.
-    expired: Option<(Instant, bool)>,
-    /// How the consumer is set is looked at.
-    check: Option<Instant>,
-    /// An inspection that failed is tried again.
-    inspect: Option<Instant>,
-    barrier: Option<Instant>,
-    /// It is looked at which acknowledgements the server has.
-    floor: Option<Instant>,
-}
-
-impl Timers {
-    fn next(&self) -> Option<Instant> {
-        let expired = self.expired.map(|(at, _)| at);
-        [
-            self.progress,
-            self.pull_ends,
-            self.pull_again,
-            expired,
-            self.check,
-            self.inspect,
-            self.barrier,
-            self.floor,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-}
-
-fn is_due(timer: Option<Instant>, now: Instant) -> bool {
-    timer.is_some_and(|at| at <= now)
-}
-
-/// Takes a timer that is due.
-fn take_due(timer: &mut Option<Instant>, now: Instant) -> bool {
-    is_due(*timer, now) && timer.take().is_some()
 }
 
 enum Event {
@@ -203,6 +160,7 @@ impl Member {
             is_heir: false,
             collecting: 0,
             passing: Vec::new(),
+            watching: watch::Watching::default(),
             timers: Timers::default(),
             problems: [None, None],
             is_leaving: false,
@@ -231,6 +189,7 @@ impl Member {
                 Event::Timer => self.timer().await,
                 Event::End => return,
             }
+            self.tend();
             self.ask().await;
         }
     }
@@ -407,7 +366,7 @@ impl Member {
             return next;
         }
         if self.gate.is_collecting() {
-            self.timers.pull_ends = Some(Instant::now() + pull::COLLECTED);
+            self.timers.pull_ends = Some(Instant::now() + self.collected_in());
             self.collecting = self.collecting.saturating_sub(1);
             if self.collecting == 0 {
                 return self.gate.collected();
@@ -508,6 +467,9 @@ impl Member {
         if take_due(&mut self.timers.inspect, now) {
             self.carry_out(Action::Inspect).await;
         }
+        if take_due(&mut self.timers.watch, now) && self.is_up() {
+            self.watch().await;
+        }
     }
 
     async fn carry_out(&mut self, mut todo: Action<Incoming>) {
@@ -515,6 +477,7 @@ impl Member {
             todo = match todo {
                 Action::Nothing => return,
                 Action::Inspect => self.inspect().await,
+                Action::Clear(removed) => self.clear(removed).await,
                 Action::Collect(records) => return self.collect(records).await,
                 Action::Expire { patiently } => return self.expire(patiently).await,
                 Action::Open(held) => return self.open(held).await,

@@ -15,6 +15,8 @@ const SHORTEST_PULL: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(2);
 /// What is collected and does not come within this time after what came before it is not there to be delivered.
 pub(super) const COLLECTED: Duration = Duration::from_millis(250);
+/// The same where what does not come is given up.
+const COLLECTED_FOR_GOOD: Duration = Duration::from_secs(5);
 
 /// The server's answer to a pull that its consumer does not take.
 const BAD_REQUEST: u16 = 400;
@@ -68,7 +70,7 @@ impl Member {
         let _ = self.setup.client.publish_with_reply(subject, inbox, payload.into()).await;
         self.timers.pull_ends = Some(match purpose {
             Purpose::Flow => now + expires.unwrap_or_default() + GRACE,
-            Purpose::Collect => now + COLLECTED,
+            Purpose::Collect => now + self.collected_in(),
         });
     }
 
@@ -91,6 +93,10 @@ impl Member {
     pub(super) async fn collect(&mut self, records: usize) {
         self.collecting = records;
         self.pull(Purpose::Collect, Request { records, bytes: None }, None).await;
+    }
+
+    pub(super) fn collected_in(&self) -> Duration {
+        if self.gate.is_sweeping() { COLLECTED_FOR_GOOD } else { COLLECTED }
     }
 
     /// What the server says of a pull.
