@@ -23,7 +23,7 @@ const PROGRAMS: u64 = 20_000;
 const FRESH: u64 = 5_000;
 const EXPELLING: u64 = 5_000;
 #[cfg(feature = "kafka")]
-const KAFKA: u64 = 4_000;
+const KAFKA: u64 = 3_400;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
