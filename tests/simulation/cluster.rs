@@ -25,7 +25,7 @@ impl Cluster {
                 Self::Memory(broker.clock(world.clock()).build())
             }
             #[cfg(feature = "kafka")]
-            Mode::Kafka | Mode::KafkaCut | Mode::KafkaLog => {
+            Mode::Kafka | Mode::KafkaCut | Mode::KafkaLog | Mode::KafkaAnew => {
                 Self::Kafka(KafkaModel::new(world, &[(TOPIC, program.partitions), (DEAD, 1)]))
             }
         }

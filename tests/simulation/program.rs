@@ -109,6 +109,11 @@ impl Act {
         ) || self.changes_logs()
     }
 
+    /// A key may have another partition from here on.
+    pub(crate) fn moves_keys(self) -> bool {
+        matches!(self, Self::AddPartitions(_))
+    }
+
     /// The log is not what it was.
     pub(crate) fn changes_logs(self) -> bool {
         matches!(self, Self::MakeAnew | Self::Truncate(_) | Self::Trim(_) | Self::WriteTexts)
@@ -128,17 +133,20 @@ pub(crate) enum Mode {
     /// For longer, too.
     #[cfg(feature = "kafka")]
     KafkaCut,
-    /// Logs that are cut, trimmed, made anew; partitions that are added; transactions; texts of others.
+    /// Logs that are trimmed; partitions that are added; transactions; texts of others.
     #[cfg(feature = "kafka")]
     KafkaLog,
+    /// Logs that are cut or made anew, and grow beyond what was handled before anybody looks.
+    #[cfg(feature = "kafka")]
+    KafkaAnew,
 }
 
 /// All of them.
 #[cfg(not(feature = "kafka"))]
 pub(crate) const MODES: [Mode; 2] = [Mode::Memory, Mode::Expelling];
 #[cfg(feature = "kafka")]
-pub(crate) const MODES: [Mode; 5] =
-    [Mode::Memory, Mode::Expelling, Mode::Kafka, Mode::KafkaCut, Mode::KafkaLog];
+pub(crate) const MODES: [Mode; 6] =
+    [Mode::Memory, Mode::Expelling, Mode::Kafka, Mode::KafkaCut, Mode::KafkaLog, Mode::KafkaAnew];
 
 impl Program {
     pub(crate) fn drawn(seed: u64, mode: Mode) -> Self {
@@ -188,11 +196,11 @@ impl Program {
         let time = [20, 300, 2_000][random.usize(..3)];
         let time = random.u64(1..=time);
         #[cfg(feature = "kafka")]
-        if matches!(mode, Mode::Kafka | Mode::KafkaCut | Mode::KafkaLog) {
+        if matches!(mode, Mode::Kafka | Mode::KafkaCut | Mode::KafkaLog | Mode::KafkaAnew) {
             return match (mode, random.u8(..12)) {
                 (Mode::KafkaCut, 0..5) => Act::Cut(process, random.u64(1_000..30_000)),
-                (Mode::KafkaLog, 0) => Act::MakeAnew,
-                (Mode::KafkaLog, 1) => Act::Truncate(random.usize(1..8)),
+                (Mode::KafkaAnew, 0..3) => Act::MakeAnew,
+                (Mode::KafkaAnew, 3 | 4) => Act::Truncate(random.usize(1..8)),
                 (Mode::KafkaLog, 2 | 3) => Act::Trim(random.usize(1..8)),
                 (Mode::KafkaLog, 4) => Act::AddPartitions(random.u32(1..3)),
                 (Mode::KafkaLog, 5) => Act::OpenTransaction(random.u64(1..60_000)),
