@@ -21,7 +21,7 @@ const AWAY: u64 = 300;
 /// What is left out of a run: the numbers of its acts.
 pub(super) type Without = BTreeSet<u32>;
 
-/// A simulation with services, in a world of its own. Made by [`test`] and [`seeds`](super::seeds).
+/// A simulation with services, in a world of its own. Made by [`test()`] and [`seeds`](super::seeds).
 ///
 /// Promises are checked without being told: a record that starts before an earlier one of its key is over, two of one key
 /// at a time, or what spins fails the test.
