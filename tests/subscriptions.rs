@@ -5,8 +5,12 @@
 mod support;
 
 use keylane::memory::MemoryBroker;
-use keylane::{Bus, Config, DeadLetter, Envelope, HandlerError, Problem, Record, Start, Subscription};
-use std::sync::mpsc;
+use keylane::{
+    Bus, Config, DeadLetter, Envelope, Event, HandlerError, Problem, Record, Retry, Start, Stats,
+    Subscription,
+};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use support::{eventually, numbered};
 
@@ -142,4 +146,52 @@ fn a_dead_letter_that_waits_for_its_topic_says_where_to_and_why() {
     let parts = ["no such account", "its dead letter is being written to `orders.dead`", "a planted fault"];
     let says_all = |problem: &Problem| parts.iter().all(|part| problem.to_string().contains(part));
     eventually("it is told", || orders.health().problems.iter().any(says_all)).unwrap();
+}
+
+/// An owned handler that fails at the first record, in this way, and what became of two records of one key.
+fn two_records(topic: &str, plain: bool, fail: fn() -> Result<(), HandlerError>) -> (Stats, usize) {
+    let bus = keylane::connect(&format!("memory:?topics={topic}&partitions=1")).wait().unwrap();
+    let made = Arc::new(AtomicUsize::new(0));
+    let handlers = made.clone();
+    let failed = Arc::new(AtomicBool::new(false));
+    let make = move || {
+        handlers.fetch_add(1, Ordering::Relaxed);
+        let failed = failed.clone();
+        move |_: &Event| if failed.swap(true, Ordering::Relaxed) { Ok(()) } else { fail() }
+    };
+    let retry = Retry::exponential(Duration::from_millis(1)..Duration::from_millis(1));
+    let records = if plain {
+        bus.subscribe(topic).group("billing").workers(1).handle_owned(make).unwrap()
+    } else {
+        bus.subscribe_envelopes(topic).group("billing").workers(1).retry(retry).handle_owned(make).unwrap()
+    };
+    for n in ["1", "2"] {
+        let changed = Envelope::new("order-1", "order.changed", 1, n).unwrap();
+        bus.publish(topic, changed).wait().unwrap();
+    }
+    records.caught_up().wait().unwrap();
+    (records.stats(), made.load(Ordering::Relaxed))
+}
+
+#[test]
+fn the_two_kinds_of_failure_have_lines_of_their_own_and_an_error_restarts_nothing() {
+    support::capture_log();
+    let planned = || Err("planned".into());
+    let (stats, made) = two_records("kinds-envelopes", false, planned);
+    assert_eq!((stats.failed, stats.retried, stats.succeeded), (1, 1, 2));
+    assert_eq!((stats.restarts, made), (0, 1), "an error is not a panic");
+    let (stats, made) = two_records("kinds-plain", true, planned);
+    assert_eq!((stats.failed, stats.retried, stats.succeeded, stats.discarded), (1, 0, 1, 1));
+    assert_eq!((stats.restarts, made), (0, 1));
+    let lines = |topic, text| support::logged(&["WARN", topic, "planned", text]);
+    let (waits, settled) = ("its key waits, other keys go on", "settled and not tried again");
+    assert_eq!((lines("kinds-envelopes", waits), lines("kinds-envelopes", settled)), (1, 0));
+    assert_eq!((lines("kinds-plain", waits), lines("kinds-plain", settled)), (0, 1));
+}
+
+#[test]
+fn a_plain_records_panic_makes_its_handler_anew_and_the_record_does_not_come_again() {
+    let (stats, made) = two_records("plain-panic", true, || panic!("planned"));
+    assert_eq!((stats.panicked, stats.restarts, made), (1, 1, 2));
+    assert_eq!((stats.consumed, stats.retried, stats.succeeded, stats.discarded), (2, 0, 1, 1));
 }
