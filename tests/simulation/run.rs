@@ -7,7 +7,7 @@ use crate::program::{Act, End, Handler, Kind, Program, Then};
 use keylane::sim::{self, Process, World};
 use keylane::{
     Bus, CloseReport, DeadLetter, Event, HandlerError, Jitter, Op, PublishError, Receipt, Retry, Status,
-    Subscription,
+    SubscribeError, Subscription, SubscriptionBuilder,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -366,28 +366,14 @@ impl<'a> Run<'a> {
                         }
                     }
                 };
-                match handler {
-                    Handler::Shared => orders.handle(move |event| shared.handle(event)),
-                    Handler::Owned => orders.handle_owned(move || {
-                        let shared = shared.clone();
-                        move |event: &Event| shared.handle(event)
-                    }),
-                    Handler::Async => orders.handle_async(move |event| shared.clone().awaited(event)),
-                }
+                shared.handles(orders, handler)
             }
             Kind::Plain | Kind::AtMostOnce => {
                 let orders = bus.subscribe(TOPIC).group(GROUP).workers(workers);
                 let orders = orders.in_flight_records(in_flight).watermark_distance(watermark_distance);
                 let orders = orders.drain_timeout(Duration::from_secs(5));
                 let orders = if kind == Kind::AtMostOnce { orders.at_most_once() } else { orders };
-                match handler {
-                    Handler::Shared => orders.handle(move |event| shared.handle(event)),
-                    Handler::Owned => orders.handle_owned(move || {
-                        let shared = shared.clone();
-                        move |event: &Event| shared.handle(event)
-                    }),
-                    Handler::Async => orders.handle_async(move |event| shared.clone().awaited(event)),
-                }
+                shared.handles(orders, handler)
             }
         }
         .expect("the settings are in range")
@@ -481,6 +467,22 @@ struct Work {
 }
 
 impl Work {
+    /// Starts a subscription whose handlers, of this kind, do this work.
+    fn handles<K>(
+        self,
+        orders: SubscriptionBuilder<K>,
+        handler: Handler,
+    ) -> Result<Subscription, SubscribeError> {
+        match handler {
+            Handler::Shared => orders.handle(move |event| self.handle(event)),
+            Handler::Owned => orders.handle_owned(move || {
+                let work = self.clone();
+                move |event: &Event| work.handle(event)
+            }),
+            Handler::Async => orders.handle_async(move |event| self.clone().awaited(event)),
+        }
+    }
+
     fn handle(&self, event: &Event) -> Result<(), HandlerError> {
         let mut attempt = self.begin(event);
         let fate = self.program.fate(attempt.numbered, attempt.starts);
